@@ -1,0 +1,1 @@
+"""mana-credits: prepaid-credit billing on PostgreSQL."""
