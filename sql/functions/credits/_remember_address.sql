@@ -1,0 +1,19 @@
+-- credits._remember_address: keep the address to which a user's notices go.
+--
+-- Needs: the user has a balance row.
+CREATE OR REPLACE FUNCTION credits._remember_address(p_user_id text, p_email text, p_now timestamptz)
+RETURNS void
+LANGUAGE plpgsql
+AS $$
+BEGIN
+    -- What is no address is not worth refusing a payment for.
+    IF p_email LIKE '%_@_%' AND char_length(p_email) <= 254 THEN
+        INSERT INTO credits.contacts AS c (user_id, email, updated_at)
+        VALUES (p_user_id, p_email, p_now)
+        ON CONFLICT (user_id) DO UPDATE SET email = excluded.email, updated_at = excluded.updated_at
+        WHERE c.email <> excluded.email;
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION credits._remember_address(text, text, timestamptz) IS
+'Keeps the last known address of a user; what is none is passed over';

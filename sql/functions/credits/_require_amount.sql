@@ -1,0 +1,16 @@
+-- credits._require_amount: the bounds that every amount of credits keeps.
+--
+-- Raises: MC001 invalid_request.
+CREATE OR REPLACE FUNCTION credits._require_amount(p_amount bigint, p_field text DEFAULT 'amount')
+RETURNS void
+LANGUAGE plpgsql IMMUTABLE
+AS $$
+BEGIN
+    PERFORM credits._require(
+        p_amount BETWEEN 1 AND 1000000000,
+        p_field, 'must be a whole number from 1 to 1000000000'
+    );
+END
+$$;
+COMMENT ON FUNCTION credits._require_amount(bigint, text) IS
+'Raises MC001 invalid_request unless the amount is 1 to 1,000,000,000 credits';

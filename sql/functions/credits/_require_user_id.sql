@@ -1,0 +1,16 @@
+-- credits._require_user_id: the shape of a user id, which the auth service chooses.
+--
+-- Raises: MC001 invalid_request.
+CREATE OR REPLACE FUNCTION credits._require_user_id(p_user_id text)
+RETURNS void
+LANGUAGE plpgsql IMMUTABLE
+AS $$
+BEGIN
+    PERFORM credits._require(
+        p_user_id ~ '^[^[:space:][:cntrl:]/?#%{}]{1,128}$' AND p_user_id NOT IN ('.', '..'),
+        'userId', 'must be 1 to 128 printable characters without white space or / ? # % { }'
+    );
+END
+$$;
+COMMENT ON FUNCTION credits._require_user_id(text) IS
+'Raises MC001 invalid_request unless it can be a user id';

@@ -1,0 +1,40 @@
+-- credits.record_payment_intent: Stripe has made the payment of a purchase.
+--
+-- A purchase that had failed because Stripe did not answer is pending again.
+--
+-- Locks:  the purchase row.
+-- Raises: MC004 not_found.
+CREATE OR REPLACE FUNCTION credits.record_payment_intent(
+    p_user_id text,
+    p_purchase_id uuid,
+    p_stripe_payment_intent_id text,
+    p_stripe_customer_id text
+)
+RETURNS credits.purchase
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_now      CONSTANT timestamptz := clock_timestamp();
+    v_purchase credits.purchases;
+BEGIN
+    v_purchase := credits._lock_purchase(p_user_id, p_purchase_id);
+    UPDATE credits.purchases SET
+        stripe_payment_intent_id = p_stripe_payment_intent_id,
+        stripe_customer_id = p_stripe_customer_id,
+        status = CASE status WHEN 'failed' THEN 'pending' ELSE status END,
+        failure = CASE status WHEN 'failed' THEN NULL ELSE failure END,
+        updated_at = v_now
+    WHERE user_id = p_user_id
+        AND id = p_purchase_id
+        -- The webhook may have been here first, and then it knows better.
+        AND stripe_payment_intent_id IS NULL
+    RETURNING * INTO v_purchase;
+    IF NOT found THEN
+        v_purchase := credits._lock_purchase(p_user_id, p_purchase_id);
+    END IF;
+    RETURN credits._as_purchase(v_purchase, p_replayed => false);
+END
+$$;
+COMMENT ON FUNCTION credits.record_payment_intent(text, uuid, text, text) IS
+'Keeps Stripe''s ids of a purchase''s payment. Raises MC004 not_found';

@@ -1,0 +1,74 @@
+-- credits.refund_credits: give credits back to a user, with a debit named or without.
+--
+-- Locks:  the user's balance row.
+-- Keeps:  all refunds that name a debit together never exceed it.
+-- Raises: MC001 invalid_request, MC003 idempotency_key_reused, MC004 not_found.
+CREATE OR REPLACE FUNCTION credits.refund_credits(
+    p_user_id text,
+    p_amount bigint,
+    p_description text,
+    p_app_id text DEFAULT 'system',
+    p_idempotency_key text DEFAULT NULL,
+    p_metadata jsonb DEFAULT NULL,
+    p_transaction_id uuid DEFAULT NULL,
+    p_id uuid DEFAULT NULL
+)
+RETURNS credits.move
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_balance credits.balances;
+    v_move    credits.move;
+    v_debited bigint;
+    v_left    bigint;
+BEGIN
+    PERFORM credits._require_amount(p_amount);
+    PERFORM credits._require_texts(p_app_id, p_description, p_metadata);
+    PERFORM credits._require_key(p_idempotency_key, 'service');
+    v_balance := credits._lock_balance(p_user_id);
+
+    v_move := credits._replayed_move(
+        v_balance, p_id, 'service', p_idempotency_key, 'refund', p_amount, p_app_id, p_transaction_id
+    );
+    IF v_move.id IS NOT NULL THEN
+        RETURN v_move;
+    END IF;
+
+    IF p_transaction_id IS NOT NULL THEN
+        SELECT -amount INTO v_debited FROM credits.transactions
+        WHERE id = p_transaction_id AND user_id = p_user_id AND type = 'usage';
+        IF NOT found THEN
+            PERFORM credits._refuse_missing('transaction');
+        END IF;
+        SELECT v_debited - coalesce(
+            (
+                SELECT refunded FROM credits.debit_refunds
+                WHERE user_id = p_user_id AND debit_id = p_transaction_id
+            ), 0
+        ) INTO v_left;
+        IF p_amount > v_left THEN
+            RAISE EXCEPTION 'refunds would exceed the debit: % credits are left of it', v_left USING
+                ERRCODE = 'MC001',
+                DETAIL = json_build_object(
+                    'field', 'amount',
+                    'message', format('must be at most %s, which is what is left of the debit', v_left),
+                    'left', v_left
+                );
+        END IF;
+        INSERT INTO credits.debit_refunds AS r (user_id, debit_id, debited, refunded)
+        VALUES (p_user_id, p_transaction_id, v_debited, p_amount)
+        ON CONFLICT (user_id, debit_id) DO UPDATE SET refunded = r.refunded + excluded.refunded;
+    END IF;
+
+    RETURN credits._record_move(
+        ROW(
+            p_user_id, p_id, 'refund', 'service', p_amount, p_app_id, p_description, p_metadata,
+            p_transaction_id, p_idempotency_key
+        )::credits.new_move,
+        clock_timestamp()
+    );
+END
+$$;
+COMMENT ON FUNCTION credits.refund_credits(text, bigint, text, text, text, jsonb, uuid, uuid) IS
+'Gives credits back. With p_transaction_id they belong to that debit, and all refunds of it together never exceed it. Without it and without a key, a repeated call refunds twice. Raises MC001 invalid_request, MC003 idempotency_key_reused, MC004 not_found';

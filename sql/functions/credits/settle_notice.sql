@@ -1,0 +1,40 @@
+-- credits.settle_notice: how an attempt to send a notice ended.
+--
+-- delivered and undeliverable are final, and so is failed; with pending it is tried again after
+-- p_retry_in_seconds.
+--
+-- Locks:  the notice.
+-- Raises: MC001 invalid_request.
+CREATE OR REPLACE FUNCTION credits.settle_notice(
+    p_user_id text,
+    p_id uuid,
+    p_state credits.notice_state,
+    p_error text DEFAULT NULL,
+    p_retry_in_seconds double precision DEFAULT NULL
+)
+RETURNS boolean
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_now  CONSTANT timestamptz := clock_timestamp();
+    v_next timestamptz;
+BEGIN
+    IF p_state = 'pending' THEN
+        PERFORM credits._require(
+            p_retry_in_seconds >= 0, 'retryInSeconds', 'must be given for a notice that stays pending'
+        );
+        v_next := credits._utc_add(v_now, make_interval(secs => p_retry_in_seconds));
+    END IF;
+    UPDATE credits.notices SET
+        state = p_state,
+        last_error = left(p_error, 1000),
+        next_attempt_at = v_next,
+        delivered_at = CASE p_state WHEN 'delivered' THEN v_now END
+    WHERE user_id = p_user_id AND id = p_id AND state = 'pending';
+    RETURN found;
+END
+$$;
+COMMENT ON FUNCTION credits.settle_notice(
+    text, uuid, credits.notice_state, text, double precision
+) IS 'Writes down how an attempt to send a notice ended; false when it was settled before. Raises MC001 invalid_request';

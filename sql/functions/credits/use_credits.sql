@@ -1,0 +1,48 @@
+-- credits.use_credits: debit one user, at most once per idempotency key.
+--
+-- Locks:  the user's balance row, which every move of that user's credits takes first.
+-- Keeps:  what can be spent never falls below zero.
+-- Raises: MC001 invalid_request, MC002 insufficient_credits, MC003 idempotency_key_reused.
+CREATE OR REPLACE FUNCTION credits.use_credits(
+    p_user_id text,
+    p_amount bigint,
+    p_app_id text,
+    p_description text,
+    p_idempotency_key text DEFAULT NULL,
+    p_metadata jsonb DEFAULT NULL,
+    p_id uuid DEFAULT NULL,
+    p_origin credits.origin DEFAULT 'service'
+)
+RETURNS credits.move
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_balance credits.balances;
+    v_move    credits.move;
+BEGIN
+    PERFORM credits._require_amount(p_amount);
+    PERFORM credits._require_texts(p_app_id, p_description, p_metadata);
+    PERFORM credits._require_key(p_idempotency_key, p_origin);
+    v_balance := credits._lock_balance(p_user_id);
+
+    -- A racing retry has committed by the time the lock is ours, so this look is decisive.
+    v_move := credits._replayed_move(
+        v_balance, p_id, p_origin, p_idempotency_key, 'usage', -p_amount, p_app_id, NULL
+    );
+    IF v_move.id IS NOT NULL THEN
+        RETURN v_move;
+    END IF;
+
+    PERFORM credits._require_available(v_balance, p_amount);
+    RETURN credits._record_move(
+        ROW(
+            p_user_id, p_id, 'usage', p_origin, -p_amount, p_app_id, p_description, p_metadata,
+            NULL, p_idempotency_key
+        )::credits.new_move,
+        clock_timestamp()
+    );
+END
+$$;
+COMMENT ON FUNCTION credits.use_credits(text, bigint, text, text, text, jsonb, uuid, credits.origin) IS
+'Debits credits from a user. The same idempotency key again returns the first debit and moves nothing. Raises MC001 invalid_request, MC002 insufficient_credits, MC003 idempotency_key_reused';
