@@ -28,7 +28,9 @@ BEGIN
 
     BEGIN
         v_result.outcome := credits._apply_stripe_event(p_type, p_payload #> '{data,object}');
-        v_result.state := CASE WHEN v_result.outcome IS NULL THEN 'ignored' ELSE 'applied' END;
+        v_result.state := (
+            CASE WHEN v_result.outcome IS NULL THEN 'ignored' ELSE 'applied' END
+        )::credits.stripe_event_state;
     EXCEPTION
         WHEN
             serialization_failure OR deadlock_detected OR lock_not_available

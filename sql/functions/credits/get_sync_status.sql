@@ -14,7 +14,9 @@ BEGIN
     FROM credits.sync_subscriptions AS s
     WHERE s.user_id = p_user_id;
     IF NOT found THEN
-        SELECT p_user_id, false, p.billing_interval, p.price, NULL, NULL, NULL, false
+        SELECT
+            p_user_id, false, p.billing_interval, p.price, NULL::timestamptz, NULL::timestamptz,
+            NULL::timestamptz, false
         INTO v_status
         FROM credits.sync_prices AS p
         WHERE p.billing_interval = 'monthly';

@@ -13,7 +13,7 @@ AS $$
 DECLARE
     v_ids    uuid [];
     v_id     uuid;
-    v_failed uuid [] := '{}';
+    v_failed uuid [] := ARRAY[]::uuid [];
     v_result credits.batch_result;
 BEGIN
     SELECT

@@ -48,7 +48,7 @@ BEGIN
         )::gifts.redemption;
     END IF;
 
-    v_outcome := CASE
+    v_outcome := (CASE
         WHEN v_gift.status = 'depleted' AND v_seen.status = 'active' THEN 'failed_already_claimed'
         WHEN v_gift.status = 'depleted' THEN 'failed_depleted'
         WHEN v_gift.status = 'cancelled' THEN 'failed_cancelled'
@@ -60,7 +60,7 @@ BEGIN
             )
             THEN 'failed_wrong_user'
         ELSE 'success'
-    END;
+    END)::gifts.attempt_outcome;
     IF v_outcome <> 'success' THEN
         PERFORM gifts._record_attempt(
             p_user_id, p_id, v_gift.id, v_outcome, 0, p_source_app_id, v_now
