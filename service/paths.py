@@ -13,3 +13,8 @@ def _resource(name: str) -> Path:
 MIGRATIONS = _resource("sql") / "migrations"
 FUNCTIONS = _resource("sql") / "functions"
 CRON = _resource("cron")
+
+
+def migration_ids() -> list[str]:
+    """The ids of this version's migrations, as `migrate` records them, in their order."""
+    return sorted(file.stem for file in MIGRATIONS.glob("*.sql"))

@@ -28,7 +28,12 @@ BEGIN
     END LOOP;
 
     -- A superuser may act as the owner anyway; an administrator who is none must be its member.
-    IF NOT pg_catalog.pg_has_role(current_user, 'mana_credits_owner', 'MEMBER') THEN
+    -- Since PostgreSQL 16 whoever makes a role is its member, but may not act as it yet.
+    IF NOT pg_catalog.pg_has_role(
+            current_user, 'mana_credits_owner',
+            CASE WHEN current_setting('server_version_num')::integer < 160000 THEN 'MEMBER' ELSE 'SET' END
+        )
+    THEN
         EXECUTE format('GRANT mana_credits_owner TO %I', current_user);
     END IF;
 END

@@ -9,14 +9,16 @@ RETURNS credits.purchase
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+    v_purchase credits.purchases;
 BEGIN
-    RETURN credits._as_purchase(
-        credits._fail_purchase(
-            credits._lock_purchase(p_user_id, p_purchase_id), 'failed', p_failure, clock_timestamp()
-        ),
-        p_replayed => false
-    );
+    v_purchase := credits._lock_purchase(p_user_id, p_purchase_id);
+    -- Of two calls with one key, the other may have reached Stripe: then there is a payment.
+    IF v_purchase.stripe_payment_intent_id IS NULL AND v_purchase.stripe_checkout_session_id IS NULL THEN
+        v_purchase := credits._fail_purchase(v_purchase, 'failed', p_failure, clock_timestamp());
+    END IF;
+    RETURN credits._as_purchase(v_purchase, p_replayed => false);
 END
 $$;
 COMMENT ON FUNCTION credits.fail_purchase(text, uuid, text) IS
-'Marks a pending purchase as failed; a later success completes it all the same. Raises MC004 not_found';
+'Marks a purchase for which Stripe made no payment as failed; with its key it is resumed. Raises MC004 not_found';

@@ -1,0 +1,48 @@
+# What a fresh checkout needs is installed on the way: into .venv, and from Debian's packages
+# where we are root. `make help` lists what there is.
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+SHELL_FILES := .ci/run service/dev/packages.sh
+
+.PHONY: help run demo test lint format clean
+.DEFAULT_GOAL := help
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):[^#]*## /  \1\t/p' Makefile | expand -t 12
+
+run: $(STAMP) ## the whole system on this machine, until Ctrl-C (PORT=3061)
+	@service/dev/packages.sh
+	@exec $(BIN)/python -m service run
+
+demo: $(STAMP) ## the story of the product, step by step
+	@service/dev/packages.sh
+	@exec $(BIN)/python -m service demo
+
+test: lint ## lint, then every test
+	@service/dev/packages.sh test
+	$(BIN)/python -m pytest
+
+lint: $(STAMP) ## formatting, types, layers, SQL, shell, compose
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/squawk sql/migrations/*.sql
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
+	$(BIN)/shellcheck $(SHELL_FILES)
+
+format: $(STAMP) ## put the Python files in shape
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+clean: ## remove what can be made again; the data in .local stay
+	rm -rf $(VENV) .mypy_cache .ruff_cache .import_linter_cache .pytest_cache build dist *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(STAMP): pyproject.toml
+	@service/dev/packages.sh
+	@test -x $(BIN)/python || python3 -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev,test,lint]'
+	@touch $@

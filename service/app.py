@@ -1,0 +1,78 @@
+"""The application: its middlewares, its resources, its routes."""
+
+from collections.abc import AsyncIterator
+
+import aiohttp
+from aiohttp import web
+
+from service.api import admin, credits, gifts, health, internal, sync, webhooks
+from service.auth import Authenticator, KeySet
+from service.db import Database
+from service.keys import AUTHENTICATOR, DB, SETTINGS, STRIPE
+from service.middleware import MIDDLEWARES, add_routes
+from service.notices import Sender
+from service.settings import Settings
+from service.stripe_gateway import StripeGateway
+from service.wire import BODY_MAX_BYTES
+
+
+def create_app(settings: Settings) -> web.Application:
+    """The whole service; it starts without a database, and serves once there is one."""
+    app = web.Application(middlewares=MIDDLEWARES, client_max_size=BODY_MAX_BYTES)
+    app[SETTINGS] = settings
+    add_routes(
+        app,
+        health.routes,
+        credits.routes,
+        sync.routes,
+        gifts.routes,
+        admin.routes,
+        internal.routes,
+        webhooks.routes,
+    )
+    app.cleanup_ctx.extend((_database, _authenticator, _stripe, _notices))
+    return app
+
+
+async def _database(app: web.Application) -> AsyncIterator[None]:
+    settings = app[SETTINGS]
+    db = Database(
+        settings.database_url,
+        pool_max=settings.database_pool_max,
+        statement_cache=settings.database_statement_cache,
+    )
+    await db.open()
+    app[DB] = db
+    yield
+    await db.close()
+
+
+async def _authenticator(app: web.Application) -> AsyncIterator[None]:
+    settings = app[SETTINGS]
+    async with (
+        aiohttp.ClientSession() as session,
+        KeySet(session, settings.jwks_url).running() as keys,
+    ):
+        app[AUTHENTICATOR] = Authenticator(
+            keys, issuer=settings.auth_url, service_keys=settings.service_keys
+        )
+        yield
+
+
+async def _stripe(app: web.Application) -> AsyncIterator[None]:
+    settings = app[SETTINGS]
+    if settings.stripe is None:
+        app[STRIPE] = None
+        yield
+    else:
+        async with StripeGateway.connected(settings.stripe) as gateway:
+            app[STRIPE] = gateway
+            yield
+
+
+async def _notices(app: web.Application) -> AsyncIterator[None]:
+    async with (
+        aiohttp.ClientSession() as session,
+        Sender(app[DB], session, app[SETTINGS]).running(),
+    ):
+        yield

@@ -1,0 +1,391 @@
+"""The database as the service sees it: reads, and moves that survive a broken connection.
+
+A *read* is repeated when its connection breaks. A *move* changes something: every function
+behind one is idempotent by the id that was drawn before the call, so a move whose connection
+broke after it was sent is settled by calling it again with the same arguments. Only when that
+fails for a few seconds as well is its outcome unknown.
+
+Nothing of PostgreSQL's own words reaches a caller: `str(error)` of asyncpg contains DETAIL.
+"""
+
+import asyncio
+import contextlib
+import functools
+import json
+import random
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
+
+import asyncpg
+import msgspec
+import structlog
+
+from service.errors import ApiError, OutcomeUnknownError, UnavailableError, from_postgres
+
+APPLICATION_NAME: Final = "mana-credits"
+
+CONNECT_SECONDS: Final = 3.0
+"""To open one connection; below mana-sync's patience of 5 s."""
+ACQUIRE_SECONDS: Final = 4.0
+"""To get a connection of the pool, opening one included."""
+COMMAND_SECONDS: Final = 10.0
+"""For one statement, unless the caller gives another time."""
+SETTLE_SECONDS: Final = 5.0
+"""How long a move whose connection broke is called again."""
+RELEASE_SECONDS: Final = 5.0
+LISTEN_RETRY_MAX_SECONDS: Final = 10.0
+
+READ_ATTEMPTS: Final = 3
+CONFLICT_ATTEMPTS: Final = 6
+BACKOFF_SECONDS: Final = 0.02
+BACKOFF_MAX_SECONDS: Final = 0.5
+
+_CONFLICTS: Final = frozenset({"40001", "40P01", "55P03"})
+_REFUSED: Final = frozenset({"57014", "25006"})
+"""The statement was rolled back: cancelled, or sent to a server that became a standby."""
+_BROKEN: Final = frozenset({"57P01", "57P02", "57P03", "57P05"})
+
+
+if TYPE_CHECKING:
+    from asyncpg.pool import PoolConnectionProxy
+
+    _Connection = PoolConnectionProxy[asyncpg.Record]
+    _NewConnection = asyncpg.Connection[asyncpg.Record] | _Connection
+
+_T = TypeVar("_T")
+_T_co = TypeVar("_T_co", covariant=True)
+
+_log = structlog.get_logger(__name__)
+
+
+class _Fetch(Protocol[_T_co]):
+    def __call__(self, connection: "_Connection", timeout: float) -> Awaitable[_T_co]: ...
+
+
+class _NotSentError(Exception):
+    """No connection could be had: nothing was sent."""
+
+
+class _LostError(Exception):
+    """The connection broke, or did not answer in time: what was sent may have been done."""
+
+
+class _ConflictError(Exception):
+    """Rolled back because of another transaction: worth trying again."""
+
+
+class _RefusedError(Exception):
+    """Rolled back by a database that cannot serve at the moment."""
+
+
+class Database:
+    """A pool of connections that is opened lazily, so that the service starts without a database.
+
+    Every method raises ApiError: by the table of `service.errors` for what a function raised,
+    UnavailableError when nothing happened, and, for moves alone, OutcomeUnknownError.
+    """
+
+    def __init__(
+        self,
+        dsn: str,
+        *,
+        pool_max: int = 10,
+        statement_cache: int = 100,
+        database: str | None = None,
+    ) -> None:
+        """`database` is another database of the same server than the one that `dsn` names."""
+        self._dsn = dsn
+        self._database = database
+        self._pool_max = pool_max
+        self._statement_cache = statement_cache
+        self._pool: asyncpg.Pool[asyncpg.Record] | None = None
+        self._releases: set[asyncio.Task[None]] = set()
+
+    async def open(self) -> None:
+        """Make the pool; connects to nothing yet."""
+        self._pool = await asyncpg.create_pool(
+            self._dsn,
+            database=self._database,
+            # No connection is needed to start, and none is held that nobody uses.
+            min_size=0,
+            max_size=self._pool_max,
+            timeout=CONNECT_SECONDS,
+            command_timeout=COMMAND_SECONDS,
+            statement_cache_size=self._statement_cache,
+            server_settings={"application_name": APPLICATION_NAME},
+            init=_prepare_connection,
+            # The service sets nothing on a connection, so there is nothing to reset,
+            # and each call is spared a round trip.
+            reset=_reset_nothing,
+        )
+
+    async def close(self, seconds: float = 5.0) -> None:
+        """Close every connection; those still in use after `seconds` are cut."""
+        pool, self._pool = self._pool, None
+        if pool is None:
+            return
+        if self._releases:
+            await asyncio.wait(self._releases, timeout=seconds)
+        try:
+            async with asyncio.timeout(seconds):
+                await pool.close()
+        except TimeoutError:
+            pool.terminate()
+
+    async def row(self, sql: str, *args: object, seconds: float = COMMAND_SECONDS) -> Any:
+        """The first row of a query that changes nothing, or None."""
+        return await self._read(_row(sql, args), seconds)
+
+    async def rows(
+        self, sql: str, *args: object, seconds: float = COMMAND_SECONDS
+    ) -> list[asyncpg.Record]:
+        """All rows of a query that changes nothing."""
+        return await self._read(_rows(sql, args), seconds)
+
+    async def value(self, sql: str, *args: object, seconds: float = COMMAND_SECONDS) -> Any:
+        """The first column of the first row of a query that changes nothing, or None."""
+        return await self._read(_value(sql, args), seconds)
+
+    async def move(
+        self, sql: str, *args: object, seconds: float = COMMAND_SECONDS
+    ) -> asyncpg.Record:
+        """The one row that a function answers which changes something.
+
+        The function must be idempotent by its arguments (an id that is drawn before the call),
+        because this calls it again when a connection breaks or transactions collide.
+        """
+        row = await self._move(_row(sql, args), seconds)
+        if row is None:
+            raise LookupError("a function that changes something answered no row")
+        return row
+
+    async def move_rows(
+        self, sql: str, *args: object, seconds: float = COMMAND_SECONDS
+    ) -> list[asyncpg.Record]:
+        """All rows that such a function answers."""
+        return await self._move(_rows(sql, args), seconds)
+
+    async def _read(self, fetch: _Fetch[_T], seconds: float) -> _T:
+        for attempt in range(1, READ_ATTEMPTS + 1):
+            try:
+                return await self._once(fetch, seconds)
+            except (_NotSentError, _RefusedError) as error:
+                raise _unavailable(error) from error
+            except (_LostError, _ConflictError) as error:
+                timed_out = isinstance(error.__cause__, TimeoutError)
+                if attempt == READ_ATTEMPTS or timed_out:
+                    raise _unavailable(error) from error
+            await asyncio.sleep(_backoff(attempt))
+        raise AssertionError("unreachable")
+
+    async def _move(self, fetch: _Fetch[_T], seconds: float) -> _T:
+        attempt = 0
+        settle_until: float | None = None  # set once an earlier attempt may have been done
+        while True:
+            attempt += 1
+            try:
+                return await self._once(fetch, seconds, until=settle_until)
+            except (_NotSentError, _RefusedError) as error:
+                if settle_until is None:
+                    raise _unavailable(error) from error
+                failure: Exception = error
+            except _ConflictError as error:
+                if settle_until is None and attempt >= CONFLICT_ATTEMPTS:
+                    raise _unavailable(error) from error
+                failure = error
+            except _LostError as error:
+                if settle_until is None:
+                    settle_until = time.monotonic() + SETTLE_SECONDS
+                    _log.warning("settling a move", cause=_cause(error))
+                failure = error
+            pause = _backoff(attempt)
+            if settle_until is not None and time.monotonic() + pause >= settle_until:
+                _log.error("the outcome of a move is unknown", cause=_cause(failure))
+                raise OutcomeUnknownError from failure
+            await asyncio.sleep(pause)
+
+    async def _once(self, fetch: _Fetch[_T], seconds: float, until: float | None = None) -> _T:
+        """One attempt, with what went wrong sorted by what it means for what was sent."""
+        if until is not None:
+            # A first attempt that hangs does not decide how long the settling takes.
+            seconds = min(seconds, max(until - time.monotonic(), 0.1))
+        async with self._connection(until) as connection:
+            try:
+                return await fetch(connection, seconds)
+            except asyncpg.PostgresError as error:
+                raise _sorted(error) from error
+            except (TimeoutError, OSError, asyncpg.InternalClientError) as error:
+                raise _LostError from error
+            except asyncpg.InterfaceError as error:
+                # Found closed before anything was sent; anything else is a defect of ours.
+                if connection.is_closed() and not isinstance(error, asyncpg.DataError):
+                    raise _LostError from error
+                raise
+
+    @contextlib.asynccontextmanager
+    async def _connection(self, until: float | None) -> AsyncIterator["_Connection"]:
+        pool = self._pool
+        if pool is None:
+            raise _NotSentError("closed")
+        seconds = ACQUIRE_SECONDS
+        if until is not None:
+            seconds = min(seconds, max(until - time.monotonic(), 0.1))
+        try:
+            connection = await pool.acquire(timeout=seconds)
+        except (
+            OSError,
+            TimeoutError,
+            asyncpg.PostgresError,
+            asyncpg.InterfaceError,
+            asyncpg.InternalClientError,
+        ) as error:
+            raise _NotSentError from error
+        try:
+            yield connection
+        except BaseException as error:
+            if isinstance(error, _RefusedError) and _sqlstate(error) == "25006":
+                # The address leads to a standby now: the next connections may reach the primary.
+                await pool.expire_connections()
+            if isinstance(error, Exception) and not isinstance(error, _LostError):
+                await self._release(pool, connection)
+            else:
+                # After a time-out asyncpg asks the server to cancel, and releasing waits for
+                # that: the caller does not.
+                self._release_later(pool, connection)
+            raise
+        else:
+            await self._release(pool, connection)
+
+    def _release_later(
+        self, pool: "asyncpg.Pool[asyncpg.Record]", connection: "_Connection"
+    ) -> None:
+        task = asyncio.get_running_loop().create_task(self._release(pool, connection))
+        self._releases.add(task)
+        task.add_done_callback(self._releases.discard)
+
+    async def _release(
+        self, pool: "asyncpg.Pool[asyncpg.Record]", connection: "_Connection"
+    ) -> None:
+        # A connection that cannot be released is terminated by asyncpg; the answer that was
+        # got on it stands.
+        try:
+            await pool.release(connection, timeout=RELEASE_SECONDS)
+        except (
+            OSError,
+            TimeoutError,
+            asyncpg.PostgresError,
+            asyncpg.InterfaceError,
+            asyncpg.InternalClientError,
+        ) as error:
+            _log.debug("a connection was dropped", cause=type(error).__name__)
+
+
+def _resolve(future: asyncio.Future[None], *_: object) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+async def listening(dsn: str, channel: str, wake: Callable[[], None]) -> None:
+    """Call `wake` for every NOTIFY on `channel`, until cancelled; it connects again by itself.
+
+    `wake` is called once more after every connection, since what came in between was missed.
+    """
+    attempt = 0
+    while True:
+        connection: asyncpg.Connection[asyncpg.Record] | None = None
+        try:
+            connection = await asyncpg.connect(
+                dsn, timeout=CONNECT_SECONDS, server_settings={"application_name": APPLICATION_NAME}
+            )
+            lost = asyncio.get_running_loop().create_future()
+            connection.add_termination_listener(functools.partial(_resolve, lost))
+            await connection.add_listener(channel, lambda *_: wake())
+            attempt = 0
+            wake()
+            await lost
+        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            _log.debug("not listening", channel=channel, cause=_cause(error))
+        finally:
+            if connection is not None:
+                connection.terminate()
+        attempt += 1
+        await asyncio.sleep(min(_backoff(attempt) * 2**attempt, LISTEN_RETRY_MAX_SECONDS))
+
+
+def _row(sql: str, args: tuple[object, ...]) -> _Fetch[asyncpg.Record | None]:
+    return lambda connection, timeout: connection.fetchrow(sql, *args, timeout=timeout)
+
+
+def _rows(sql: str, args: tuple[object, ...]) -> _Fetch[list[asyncpg.Record]]:
+    return lambda connection, timeout: connection.fetch(sql, *args, timeout=timeout)
+
+
+def _value(sql: str, args: tuple[object, ...]) -> _Fetch[Any]:
+    return lambda connection, timeout: connection.fetchval(sql, *args, timeout=timeout)
+
+
+def _sorted(error: asyncpg.PostgresError) -> Exception:
+    """What an error of PostgreSQL means for the statement that met it."""
+    state = error.sqlstate or ""
+    if state in _CONFLICTS:
+        return _ConflictError()
+    if state in _REFUSED or state.startswith("53"):
+        return _RefusedError()
+    if state in _BROKEN or state.startswith("08"):
+        return _LostError()
+    # What remains is told by the table, or is a defect: as it is, for the log.
+    return from_postgres(error) or error
+
+
+def _unavailable(error: Exception) -> ApiError:
+    _log.warning("the database is not available", cause=_cause(error))
+    return UnavailableError()
+
+
+def _sqlstate(error: BaseException) -> str | None:
+    return getattr(error.__cause__, "sqlstate", None)
+
+
+def _cause(error: BaseException) -> str:
+    """What went wrong, in words that hold no data: the class, and the SQLSTATE if there is one."""
+    cause = error.__cause__ or error
+    state = getattr(cause, "sqlstate", None)
+    return type(cause).__name__ if state is None else f"{type(cause).__name__} {state}"
+
+
+def _backoff(attempt: int) -> float:
+    """Seconds before the next attempt: doubling, with full jitter, so that callers spread out."""
+    ceiling = min(BACKOFF_SECONDS * 2**attempt, BACKOFF_MAX_SECONDS)
+    return random.uniform(ceiling / 4, ceiling)  # noqa: S311 - not a secret
+
+
+async def _prepare_connection(connection: "_NewConnection") -> None:
+    for name in ("json", "jsonb"):
+        await connection.set_type_codec(
+            name, schema="pg_catalog", encoder=_encode_json, decoder=decode_json, format="text"
+        )
+
+
+async def _reset_nothing(connection: "_NewConnection") -> None:
+    pass
+
+
+def _encode_json(value: object) -> str:
+    return msgspec.json.encode(value).decode()
+
+
+def decode_json(text: str) -> Any:
+    """JSON of the database as Python values.
+
+    jsonb holds numbers beyond what msgspec reads; whoever works with psql can have stored some.
+    """
+    try:
+        return msgspec.json.decode(text)
+    except msgspec.MsgspecError:
+        return json.loads(text, parse_int=_whole_number)
+
+
+def _whole_number(digits: str) -> int | float:
+    # int() refuses more than 4300 digits.
+    return int(digits) if len(digits) <= 4000 else float("inf")

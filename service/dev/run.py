@@ -1,0 +1,104 @@
+"""The command `mana-credits run`: the whole system on one machine, until Ctrl-C."""
+
+import contextlib
+import os
+import signal
+import sys
+from pathlib import Path
+
+from service.dev.postgres import PostgresError
+from service.dev.system import (
+    DATABASE,
+    Running,
+    StopRequestedError,
+    System,
+    SystemFailedError,
+    default_data_dir,
+    demo_package_ids,
+)
+from service.settings import DEVELOPMENT_SERVICE_KEY, Settings
+
+USER = "demo-user"
+
+
+def main(settings: Settings) -> int:
+    """Run the system until a signal; 0 then, 1 when it cannot be had or a part of it ends."""
+    data_dir = default_data_dir()
+    with System(settings, data_dir, _say) as system:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, lambda *_: system.request_stop())
+        try:
+            running = system.start()
+            _say(_welcome(running, data_dir))
+            system.wait()
+        except StopRequestedError:
+            pass
+        except (SystemFailedError, PostgresError) as error:
+            _complain(str(error))
+            return 1
+        except OSError as error:
+            _complain(f"cannot go on: {error}")
+            return 1
+        _say("stopping")
+    _say("stopped")
+    return 0
+
+
+def _say(line: str) -> None:
+    # The terminal may be gone, and everything has to be stopped all the same.
+    with contextlib.suppress(OSError):
+        print(line, flush=True)
+
+
+def _complain(line: str) -> None:
+    with contextlib.suppress(OSError):
+        print(f"mana-credits: {line}", file=sys.stderr, flush=True)
+
+
+def _welcome(running: Running, data_dir: Path) -> str:
+    token = running.token(
+        data_dir, USER, name="Demo User", email="demo@example.org", email_verified=True
+    )
+    package = next(demo_package_ids())
+    key = running.service_key if running.service_key == DEVELOPMENT_SERVICE_KEY else "…"
+    port = running.admin_database_url.rsplit(":", 1)[1].split("/")[0]
+    api = f"{running.base_url}/api/v1"
+    json = "-H 'Content-Type: application/json'"
+    user = '-H "Authorization: Bearer $TOKEN"'
+    internal = f"-H 'X-Service-Key: {key}'"
+    grant = f'{{"userId": "{USER}", "amount": 100, "reason": "welcome", "referenceId": "welcome"}}'
+    spend = '{"amount": 5, "appId": "chat", "description": "One question"}'
+    back = f"{running.base_url}/health"
+    buy = f'{{"packageId": "{package}", "successUrl": "{back}", "cancelUrl": "{back}"}}'
+    pgpass = _shown(data_dir / "pgpass")
+    return f"""
+The system is up. Ctrl-C stops it; the data stay in {_shown(data_dir)}.
+
+  service        {running.base_url}
+  token issuer   {running.issuer_url}   (POST /api/auth/dev-token {{"sub": "…", "role": "admin"}})
+  local Stripe   {running.stripe_url}
+
+A token for the user {USER}, good for a week, and what to do with it:
+
+TOKEN='{token}'
+
+# the balance; 100 credits as a gift of the house; spending 5; the history
+curl {user} {api}/credits/balance
+curl {internal} {json} {api}/internal/credits/grant -d '{grant}'
+curl {user} {json} {api}/credits/use -d '{spend}'
+curl {user} {api}/credits/transactions
+
+# what can be bought; buying: open the checkoutUrl in a browser, pay with test money
+curl {api}/credits/packages
+curl {user} {json} {api}/credits/purchase -d '{buy}'
+
+# the database, as its administrator
+PGPASSFILE='{pgpass}' psql -h 127.0.0.1 -p {port} -U postgres {DATABASE}
+"""
+
+
+def _shown(path: Path) -> str:
+    """Return the path as one would type it from here."""
+    with contextlib.suppress(ValueError):
+        return os.fspath(path.relative_to(Path.cwd()))
+    return os.fspath(path)

@@ -1,0 +1,33 @@
+"""Ids that are drawn before a call, so that a broken connection can be settled by them."""
+
+import os
+import time
+from uuid import UUID
+
+
+def uuid7() -> UUID:
+    """A time-ordered UUID (RFC 9562, version 7): an index over such ids only appends.
+
+    The 12 bits after the milliseconds hold the fraction of the millisecond (method 3 of
+    section 6.2), so that ids drawn by one process within a millisecond stay in order too.
+    """
+    milliseconds, rest = divmod(time.time_ns(), 1_000_000)
+    fraction = rest * 4096 // 1_000_000
+    random = int.from_bytes(os.urandom(8)) & (2**62 - 1)
+    return UUID(
+        int=(milliseconds & (2**48 - 1)) << 80 | 7 << 76 | fraction << 64 | 0b10 << 62 | random
+    )
+
+
+def is_user_id(text: str) -> bool:
+    """Whether the auth service may use `text` as a user id: the rule of the REST contract.
+
+    1 to 128 printable characters without white space and without `/ ? # % { }`, and neither `.`
+    nor `..`, so that an id stands in a path as it is.
+    """
+    return (
+        1 <= len(text) <= 128
+        and text.isprintable()
+        and not any(character.isspace() or character in "/?#%{}" for character in text)
+        and text not in (".", "..")
+    )

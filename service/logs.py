@@ -1,0 +1,107 @@
+"""Structured logs: JSON in production, lines for people in development. No secret gets in."""
+
+import logging
+import re
+import sys
+import traceback
+from collections.abc import Iterator, MutableMapping, Sequence
+from typing import Any, Final
+
+import msgspec
+import structlog
+
+from service.settings import Settings
+
+_TOKEN: Final = re.compile(r"eyJ[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*")
+_HIDDEN: Final = "[hidden]"
+
+Event = MutableMapping[str, Any]
+
+
+def configure(settings: Settings) -> None:
+    """Set up logging for this process, to standard error."""
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
+        write_exception,
+        Redactor(settings.secrets()),
+    ]
+    renderer: structlog.typing.Processor = (
+        structlog.processors.JSONRenderer(serializer=_json)
+        if settings.production
+        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    )
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        wrapper_class=structlog.make_filtering_bound_logger(settings.log_level),
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=False,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                renderer,
+            ],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(settings.log_level.upper())
+    # What it says at lower levels is every request, with what is in it.
+    logging.getLogger("stripe").setLevel(logging.WARNING)
+
+
+class Redactor:
+    """Replaces the known secrets, and whatever looks like a token, in every value of a line."""
+
+    def __init__(self, secrets: Sequence[str]) -> None:
+        # The longest first, so that a key that begins like another is hidden whole.
+        known = sorted((secret for secret in secrets if len(secret) >= 6), key=len, reverse=True)
+        self._known = re.compile("|".join(map(re.escape, known))) if known else None
+
+    def __call__(self, logger: object, name: str, event: Event) -> Event:
+        """Clean one line, as a structlog processor."""
+        for key, value in event.items():
+            if isinstance(value, str):
+                event[key] = self.hide(value)
+        return event
+
+    def hide(self, text: str) -> str:
+        """`text` without secrets."""
+        if self._known is not None:
+            text = self._known.sub(_HIDDEN, text)
+        return _TOKEN.sub(_HIDDEN, text)
+
+
+def write_exception(logger: object, name: str, event: Event) -> Event:
+    """Write an exception as its frames and names.
+
+    Its own words are left out where they quote data: DETAIL of PostgreSQL, for one.
+    """
+    error = event.pop("exc_info", None)
+    if error is True:
+        error = sys.exc_info()[1]
+    elif isinstance(error, tuple):
+        error = error[1]
+    if isinstance(error, BaseException):
+        event["exception"] = "".join(_written(error))
+    return event
+
+
+def _written(error: BaseException) -> Iterator[str]:
+    before = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    if before is not None:
+        yield from _written(before)
+        yield "\n"
+    yield from traceback.format_tb(error.__traceback__)
+    state = getattr(error, "sqlstate", None)
+    said = f"{state} {getattr(error, 'message', '')}" if state else str(error)
+    yield f"{type(error).__qualname__}: {said}\n"
+
+
+def _json(event: Event, **_: object) -> str:
+    return msgspec.json.encode(event, enc_hook=str).decode()

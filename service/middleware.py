@@ -1,0 +1,196 @@
+"""What every request passes: its id and log line, CORS, the error envelope, authentication."""
+
+import re
+import time
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, Final
+
+import msgspec
+import structlog
+from aiohttp import hdrs, web
+from aiohttp.typedefs import Handler
+
+from service.errors import (
+    ApiError,
+    forbidden,
+    internal_error,
+    payload_too_large,
+    unsupported_media_type,
+)
+from service.ids import uuid7
+from service.keys import AUTHENTICATOR, CALLER, REQUEST_ID, SERVICE_CALLER, SETTINGS
+from service.wire import BODY_MAX_BYTES, Auth, Routes
+
+DECLARED: Final = web.AppKey[Mapping[web.AbstractRoute, Auth]]("declared")
+
+ALLOWED_METHODS: Final = "GET, POST, DELETE"
+ALLOWED_HEADERS: Final = "Authorization, Content-Type, Idempotency-Key"
+EXPOSED_HEADERS: Final = "Link, X-Request-Id, Retry-After"
+PREFLIGHT_SECONDS: Final = 600
+
+_REQUEST_ID: Final = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,126}[\x21-\x7e])?")
+_CODES: Final[Mapping[int, tuple[str, str]]] = MappingProxyType(
+    {
+        400: ("invalid_request", "Bad request"),
+        401: ("unauthorized", "Not authenticated"),
+        403: ("forbidden", "Not allowed"),
+        404: ("not_found", "Not found"),
+        405: ("method_not_allowed", "Method not allowed"),
+    }
+)
+
+_log = structlog.get_logger("service.access")
+
+
+def add_routes(app: web.Application, *tables: Routes) -> None:
+    """Register the routes with what they declare. A route added by hand stops the start."""
+    declared: dict[web.AbstractRoute, Auth] = {}
+    for table in tables:
+        for route in table:
+            # A GET serves HEAD as well, with the same declaration.
+            methods = ("GET", "HEAD") if route.method == "GET" else (route.method,)
+            for method in methods:
+                declared[app.router.add_route(method, route.path, route.handler)] = route.auth
+    app[DECLARED] = MappingProxyType(declared)
+    app.on_startup.append(_require_declarations)
+
+
+async def _require_declarations(app: web.Application) -> None:
+    for route in app.router.routes():
+        if route not in app[DECLARED]:
+            raise RuntimeError(f"{route.method} {_template(route)} declares no authentication")
+
+
+@web.middleware
+async def observe(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Give the request its id, and write the one line of the access log."""
+    started = time.perf_counter()
+    given = request.headers.get("X-Request-Id", "")
+    request_id = given if _REQUEST_ID.fullmatch(given) else str(uuid7())
+    request[REQUEST_ID] = request_id
+    with structlog.contextvars.bound_contextvars(request_id=request_id):
+        status = 499  # as long as there is no answer, because the client left or the service stops
+        try:
+            response = await handler(request)
+            response.headers["X-Request-Id"] = request_id
+            status = response.status
+            return response
+        finally:
+            _log.info(
+                "request",
+                method=request.method if request.method in hdrs.METH_ALL else "OTHER",
+                # Never the path itself: it holds gift codes and user ids.
+                route=_template(request.match_info.route),
+                status=status,
+                ms=round((time.perf_counter() - started) * 1000, 1),
+                **_caller(request),
+            )
+
+
+def _template(route: web.AbstractRoute) -> str:
+    return "unmatched" if route.resource is None else route.resource.canonical
+
+
+def _caller(request: web.Request) -> dict[str, str | None]:
+    if SERVICE_CALLER in request:
+        return {"caller": "service", "app": request[SERVICE_CALLER].app_id}
+    if CALLER in request:
+        return {"caller": request[CALLER].role if request[CALLER].role == "admin" else "user"}
+    return {"caller": "none"}
+
+
+@web.middleware
+async def cors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Let the configured origins read every answer, errors included, and answer preflights."""
+    origin = request.headers.get("Origin")
+    allowed = origin is not None and origin in request.app[SETTINGS].cors_origins
+    preflight = (
+        request.method == "OPTIONS"
+        and origin is not None
+        and "Access-Control-Request-Method" in request.headers
+    )
+    # A preflight is answered for any path, so that a browser gets to see the 404 that follows.
+    response = web.Response(status=204) if preflight else await handler(request)
+    response.headers.add("Vary", "Origin")
+    if origin is not None and allowed:
+        response.headers["Access-Control-Allow-Origin"] = origin
+        response.headers["Access-Control-Allow-Credentials"] = "true"
+        if preflight:
+            response.headers["Access-Control-Allow-Methods"] = ALLOWED_METHODS
+            response.headers["Access-Control-Allow-Headers"] = ALLOWED_HEADERS
+            response.headers["Access-Control-Max-Age"] = str(PREFLIGHT_SECONDS)
+        else:
+            response.headers["Access-Control-Expose-Headers"] = EXPOSED_HEADERS
+    return response
+
+
+@web.middleware
+async def envelope(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Tell everything that goes wrong in one form; what is not foreseen is logged and a 500."""
+    try:
+        return await handler(request)
+    except ApiError as error:
+        if error.status == 500:
+            _log.error("internal error", exc_info=error)
+            return tell(internal_error(request[REQUEST_ID]))
+        return tell(error)
+    except web.HTTPException as error:
+        if error.status < 400:
+            raise
+        return tell(_of_http(error))
+    except Exception as error:
+        _log.error("unhandled error", exc_info=error)
+        return tell(internal_error(request[REQUEST_ID]))
+
+
+def _of_http(error: web.HTTPException) -> ApiError:
+    # What aiohttp raises says too much or too little: only its status and Allow are taken.
+    headers = {name: error.headers[name] for name in ("Allow",) if name in error.headers}
+    if error.status == 413:
+        return payload_too_large(BODY_MAX_BYTES)
+    if error.status == 415:
+        return unsupported_media_type()
+    code, message = _CODES.get(error.status, ("invalid_request", error.reason))
+    return ApiError(error.status, code, message, headers=headers)
+
+
+def tell(error: ApiError) -> web.Response:
+    """The answer for an error: the one envelope."""
+    body: dict[str, Any] = {
+        "statusCode": error.status,
+        "error": error.code,
+        "message": error.message,
+    }
+    if error.details is not None:
+        body["details"] = error.details
+    return web.Response(
+        body=msgspec.json.encode(body),
+        status=error.status,
+        headers={"Cache-Control": "no-store", **error.headers},
+        content_type="application/json",
+    )
+
+
+@web.middleware
+async def authenticate(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Find out who is calling, by what the route declares."""
+    route = request.match_info.route
+    if request.match_info.http_exception is not None:
+        return await handler(request)  # no such route, or not with this method
+    match request.app[DECLARED][route]:
+        case Auth.USER:
+            request[CALLER] = await request.app[AUTHENTICATOR].user(request)
+        case Auth.ADMIN:
+            request[CALLER] = await request.app[AUTHENTICATOR].user(request)
+            if request[CALLER].role != "admin":
+                raise forbidden("This is for administrators")
+        case Auth.SERVICE:
+            request[SERVICE_CALLER] = request.app[AUTHENTICATOR].service(request)
+        case Auth.PUBLIC | Auth.SIGNED:
+            pass
+    return await handler(request)
+
+
+MIDDLEWARES: Final = (observe, cors, envelope, authenticate)
+"""From the outermost to the innermost."""

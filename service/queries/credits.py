@@ -1,0 +1,307 @@
+"""Balances, the ledger, reservations, prices: one wrapper for each function of `sql/functions`.
+
+Amounts are whole credits (1 credit = 1 euro cent). What a function raises reaches the caller as
+ApiError, by the table of `service.errors`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date, datetime
+from typing import Any, Literal
+from uuid import UUID
+
+from service.db import Database
+from service.ids import uuid7
+
+Origin = Literal["user", "service"]
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """A ledger row, and what the user has after it; `credits.move`.
+
+    The four balances at the end are None in a list of the ledger.
+    """
+
+    id: UUID
+    user_id: str
+    seq: int
+    type: str
+    amount: int
+    balance_before: int
+    balance_after: int
+    app_id: str
+    description: str
+    metadata: Mapping[str, Any] | None
+    reference_id: UUID | None
+    idempotency_key: str | None
+    created_at: datetime
+    replayed: bool
+    available: int
+    reserved: int
+    total_earned: int
+    total_spent: int
+
+
+@dataclass(frozen=True, slots=True)
+class BalanceSummary:
+    """What a user has; `available` is what can be spent. Times are None for a user never seen."""
+
+    user_id: str
+    available: int
+    reserved: int
+    total_earned: int
+    total_spent: int
+    transactions_count: int
+    version: int
+    created_at: datetime | None
+    updated_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class UsageDay:
+    """What one app used on one day (UTC)."""
+
+    day: date
+    app_id: str
+    credits_used: int
+    operations: int
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """A reservation, and what can be spent beside it."""
+
+    reservation_id: UUID
+    user_id: str
+    amount: int
+    reason: str
+    status: str
+    expires_at: datetime
+    created_at: datetime
+    replayed: bool
+    available: int
+
+
+@dataclass(frozen=True, slots=True)
+class CommittedHold:
+    """The debit that a reservation became; `amount` is positive."""
+
+    reservation_id: UUID
+    user_id: str
+    transaction_id: UUID
+    amount: int
+    replayed: bool
+    available: int
+
+
+@dataclass(frozen=True, slots=True)
+class OperationPrice:
+    """`cost` credits for `per` uses of an operation."""
+
+    operation: str
+    name: str
+    description: str
+    category: str
+    app: str | None
+    cost: int
+    per: int
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class SyncPrice:
+    """What an interval of Cloud Sync costs."""
+
+    billing_interval: str
+    months: int
+    price: int
+    updated_at: datetime
+
+
+async def get_balance(db: Database, user_id: str) -> BalanceSummary:
+    """What a user has; zeros for a user never seen."""
+    return BalanceSummary(**await db.row("SELECT * FROM credits.get_balance($1)", user_id))
+
+
+async def init_balance(db: Database, user_id: str) -> BalanceSummary:
+    """Make a user known; again changes nothing."""
+    return BalanceSummary(**await db.move("SELECT * FROM credits.init_balance($1)", user_id))
+
+
+async def use_credits(
+    db: Database,
+    *,
+    user_id: str,
+    amount: int,
+    app_id: str,
+    description: str,
+    idempotency_key: str | None,
+    metadata: Mapping[str, Any] | None,
+    origin: Origin,
+) -> Move:
+    """Debit a user, at most once per key of this origin. ApiError 400, 402, 409."""
+    row = await db.move(
+        "SELECT * FROM credits.use_credits("
+        "p_user_id => $1, p_amount => $2, p_app_id => $3, p_description => $4,"
+        " p_idempotency_key => $5, p_metadata => $6, p_id => $7, p_origin => $8)",
+        user_id,
+        amount,
+        app_id,
+        description,
+        idempotency_key,
+        metadata,
+        uuid7(),
+        origin,
+    )
+    return Move(**row)
+
+
+async def refund_credits(
+    db: Database,
+    *,
+    user_id: str,
+    amount: int,
+    app_id: str,
+    description: str,
+    idempotency_key: str | None,
+    metadata: Mapping[str, Any] | None,
+    transaction_id: UUID | None,
+) -> Move:
+    """Give credits back, for a debit or without one. ApiError 400, 404, 409."""
+    row = await db.move(
+        "SELECT * FROM credits.refund_credits("
+        "p_user_id => $1, p_amount => $2, p_app_id => $3, p_description => $4,"
+        " p_idempotency_key => $5, p_metadata => $6, p_transaction_id => $7, p_id => $8)",
+        user_id,
+        amount,
+        app_id,
+        description,
+        idempotency_key,
+        metadata,
+        transaction_id,
+        uuid7(),
+    )
+    return Move(**row)
+
+
+async def grant_credits(
+    db: Database,
+    *,
+    user_id: str,
+    amount: int,
+    reason: str,
+    reference_id: str,
+    description: str | None,
+) -> Move:
+    """Grant credits once per user and reference; `replayed` tells that it was granted before."""
+    row = await db.move(
+        "SELECT * FROM credits.grant_credits("
+        "p_user_id => $1, p_amount => $2, p_reason => $3, p_reference_id => $4,"
+        " p_description => $5, p_id => $6)",
+        user_id,
+        amount,
+        reason,
+        reference_id,
+        description,
+        uuid7(),
+    )
+    return Move(**row)
+
+
+async def reserve_credits(
+    db: Database,
+    *,
+    user_id: str,
+    amount: int,
+    reason: str,
+    expires_in_seconds: int,
+    idempotency_key: str | None,
+) -> Hold:
+    """Hold credits until they are committed, refunded or expired. ApiError 400, 402, 409."""
+    row = await db.move(
+        "SELECT * FROM credits.reserve_credits("
+        "p_user_id => $1, p_amount => $2, p_reason => $3, p_expires_in_seconds => $4,"
+        " p_idempotency_key => $5, p_id => $6)",
+        user_id,
+        amount,
+        reason,
+        expires_in_seconds,
+        idempotency_key,
+        uuid7(),
+    )
+    return Hold(**row)
+
+
+async def commit_reservation(
+    db: Database,
+    *,
+    reservation_id: UUID,
+    user_id: str | None,
+    description: str | None,
+    amount: int | None,
+) -> CommittedHold:
+    """Turn a hold, or `amount` of it, into a debit. ApiError 400, 404."""
+    row = await db.move(
+        "SELECT * FROM credits.commit_reservation("
+        "p_reservation_id => $1, p_user_id => $2, p_description => $3, p_amount => $4, p_id => $5)",
+        reservation_id,
+        user_id,
+        description,
+        amount,
+        uuid7(),
+    )
+    return CommittedHold(**row)
+
+
+async def refund_reservation(db: Database, *, reservation_id: UUID, user_id: str | None) -> Hold:
+    """Give a hold back. ApiError 400, 404."""
+    row = await db.move(
+        "SELECT * FROM credits.refund_reservation(p_reservation_id => $1, p_user_id => $2)",
+        reservation_id,
+        user_id,
+    )
+    return Hold(**row)
+
+
+async def list_transactions(
+    db: Database,
+    *,
+    user_id: str,
+    limit: int,
+    before_seq: int | None,
+    offset: int,
+    type_: str | None,
+    app_id: str | None,
+) -> list[Move]:
+    """A user's ledger, newest first; `before_seq` goes on behind a page."""
+    rows = await db.rows(
+        "SELECT * FROM credits.list_transactions("
+        "p_user_id => $1, p_limit => $2, p_before_seq => $3, p_offset => $4, p_type => $5,"
+        " p_app_id => $6)",
+        user_id,
+        limit,
+        before_seq,
+        offset,
+        type_,
+        app_id,
+    )
+    return [Move(**row) for row in rows]
+
+
+async def list_usage(db: Database, user_id: str, days: int) -> list[UsageDay]:
+    """Usage per day (UTC) and app over the last `days` days, today included; newest first."""
+    rows = await db.rows("SELECT * FROM credits.list_usage($1, $2)", user_id, days)
+    return [UsageDay(**row) for row in rows]
+
+
+async def list_operation_prices(db: Database) -> list[OperationPrice]:
+    """What operations cost, in the order of display."""
+    rows = await db.rows("SELECT * FROM credits.list_operation_prices()")
+    return [OperationPrice(**row) for row in rows]
+
+
+async def list_sync_prices(db: Database) -> list[SyncPrice]:
+    """What Cloud Sync costs, shortest interval first."""
+    rows = await db.rows("SELECT * FROM credits.list_sync_prices()")
+    return [SyncPrice(**row) for row in rows]

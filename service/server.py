@@ -1,0 +1,315 @@
+"""Serving: one process, or several that share the port, and how they stop.
+
+On SIGTERM or SIGINT no new connection is taken, requests in flight end, then the background
+tasks, then the pool closes, and the exit status is 0.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from typing import Final
+
+import structlog
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from service.app import create_app
+from service.db import Database
+from service.errors import UnavailableError, bad_request, internal_error
+from service.ids import uuid7
+from service.keys import DB
+from service.middleware import tell
+from service.queries import login
+from service.settings import Settings
+
+HOST: Final = "0.0.0.0"  # noqa: S104 - every IPv4 address: containers and proxies reach it there
+DRAIN_SECONDS: Final = 25.0
+"""How long requests in flight may take after the signal; a charge run is the longest."""
+CLOSE_SECONDS: Final = 2.0
+"""For the last bytes of an answer after its request has ended."""
+WORKER_STOP_SECONDS: Final = DRAIN_SECONDS + 15
+LOGIN_CHECK_SECONDS: Final = 1.0
+RESPAWN_MAX_SECONDS: Final = 30.0
+RESPAWN_CALM_SECONDS: Final = 60.0
+"""A worker that lived this long is replaced at once."""
+
+EXIT_OK: Final = 0
+EXIT_REFUSED: Final = 1
+EXIT_WORKER_REFUSED: Final = 78
+"""What a worker says to its parent when another one would be refused as well (EX_CONFIG)."""
+
+_log = structlog.get_logger(__name__)
+
+
+class _Protocol(web.RequestHandler):
+    """Tells what is no HTTP, and so never reaches the application, in the envelope too."""
+
+    __slots__ = ()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Answer, and close the connection."""
+        if request.writer.output_size > 0:
+            raise ConnectionError("an answer is under way already")
+        request_id = str(uuid7())
+        if status == 400:
+            _log.info("request", route="malformed", status=status, request_id=request_id)
+        else:
+            _log.error("unhandled error", exc_info=exc, request_id=request_id)
+        response = (
+            tell(bad_request("The request is not valid HTTP"))
+            if status == 400
+            else tell(internal_error(request_id))
+        )
+        response.headers["X-Request-Id"] = request_id
+        response.force_close()
+        return response
+
+
+class _Server(web.Server):
+    def __call__(self) -> web.RequestHandler:
+        return _Protocol(self, loop=self._loop, **self._kwargs)
+
+
+class _Runner(web.AppRunner):
+    async def _make_server(self) -> web.Server:
+        made = await super()._make_server()
+        return _Server(
+            made.request_handler,
+            request_factory=made.request_factory,
+            handler_cancellation=made.handler_cancellation,
+            **made._kwargs,
+        )
+
+
+class _Drain:
+    """The requests in flight, and the end of them.
+
+    aiohttp drops what still arrives on a connection once it shuts down, the rest of a body
+    included. So requests are let end before that, each the last of its connection.
+    """
+
+    def __init__(self) -> None:
+        self._open = 0
+        self._ending = False
+        self._empty = asyncio.Event()
+
+    async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Count one request."""
+        self._open += 1
+        try:
+            response = await handler(request)
+            if self._ending:
+                response.force_close()
+            return response
+        finally:
+            self._open -= 1
+            if self._open == 0:
+                self._empty.set()
+
+    async def end(self) -> None:
+        """Wait until no request is left, for a bounded time."""
+        self._ending = True
+        if self._open:
+            self._empty.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(DRAIN_SECONDS):
+                    await self._empty.wait()
+
+
+class _Stop:
+    """The wish to stop, with the reason when it is not the operator's."""
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+        self.refusal: str | None = None
+
+    def ask(self) -> None:
+        self._event.set()
+
+    def refuse(self, reason: str) -> None:
+        self.refusal = reason
+        self._event.set()
+
+    async def wait(self) -> None:
+        await self._event.wait()
+
+
+def serve(settings: Settings, *, parent_fd: int | None = None) -> int:
+    """Serve in this process until a signal; the exit status.
+
+    `parent_fd`: this is a worker, and that descriptor ends when its parent does.
+    """
+    refusal = asyncio.run(_serve(settings, parent_fd))
+    if refusal is None:
+        return EXIT_OK
+    sys.stderr.write(f"mana-credits: {refusal}\n")
+    return EXIT_REFUSED if parent_fd is None else EXIT_WORKER_REFUSED
+
+
+async def _serve(settings: Settings, parent_fd: int | None) -> str | None:
+    stop = _Stop()
+    _on_signals(stop.ask)
+    drain = _Drain()
+    app = create_app(settings)
+    app.middlewares.insert(0, web.middleware(drain.middleware))
+    runner = _Runner(app, access_log=None, handle_signals=False, shutdown_timeout=CLOSE_SECONDS)
+    await runner.setup()
+    checking: asyncio.Task[None] | None = None
+    try:
+        if parent_fd is not None:
+            _on_end(parent_fd, stop.ask)
+        if settings.production:
+            # Once before anything is served; where the database is away, as soon as it comes.
+            if not await _check_login(runner.app[DB], stop):
+                checking = asyncio.create_task(_check_login_later(runner.app[DB], stop))
+            if stop.refusal is not None:
+                return stop.refusal
+        try:
+            await web.TCPSite(runner, HOST, settings.port, reuse_port=parent_fd is not None).start()
+        except OSError as error:
+            return _port_refused(settings.port, error)
+        _log.info("serving", port=settings.port)
+        await stop.wait()
+        _log.info("stopping")
+    finally:
+        if checking is not None:
+            checking.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await checking
+        for site in list(runner.sites):
+            await site.stop()
+        await drain.end()
+        await runner.cleanup()
+    return stop.refusal
+
+
+def _port_refused(port: int, error: OSError) -> str:
+    return f"PORT {port} cannot be used: {os.strerror(error.errno or 0)}"
+
+
+async def _check_login(db: Database, stop: _Stop) -> bool:
+    """Whether the login could be checked; a mighty one stops the process."""
+    try:
+        role = await login.mighty_role(db)
+    except UnavailableError:
+        return False
+    if role is not None:
+        stop.refuse(
+            f"the login of DATABASE_URL is refused in production: it is, or can become, {role}"
+        )
+    return True
+
+
+async def _check_login_later(db: Database, stop: _Stop) -> None:
+    while True:
+        await asyncio.sleep(LOGIN_CHECK_SECONDS)
+        if await _check_login(db, stop):
+            return
+
+
+def _on_signals(ask: Callable[[], None]) -> None:
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, ask)
+
+
+def _on_end(descriptor: int, ask: Callable[[], None]) -> None:
+    loop = asyncio.get_running_loop()
+
+    def ended() -> None:
+        loop.remove_reader(descriptor)
+        ask()
+
+    loop.add_reader(descriptor, ended)
+
+
+# Several processes
+
+
+def serve_workers(settings: Settings, workers: int) -> int:
+    """Serve in `workers` processes that share the port, and replace those that die."""
+    # Bound but not listening: it takes no connection, and keeps the port for the workers.
+    with socket.socket() as reserved:
+        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        try:
+            reserved.bind((HOST, settings.port))
+        except OSError as error:
+            sys.stderr.write(f"mana-credits: {_port_refused(settings.port, error)}\n")
+            return EXIT_REFUSED
+        return asyncio.run(_tend(workers))
+
+
+async def _tend(workers: int) -> int:
+    stop = _Stop()
+    _on_signals(stop.ask)
+    # The workers hold the reading end: when this process ends, however it does, they see it.
+    reading, writing = os.pipe()
+    try:
+        tending = [asyncio.create_task(_tend_one(stop, reading)) for _ in range(workers)]
+        try:
+            await asyncio.gather(*tending)
+        finally:
+            for task in tending:
+                task.cancel()
+    finally:
+        os.close(reading)
+        os.close(writing)
+    return EXIT_OK if stop.refusal is None else EXIT_REFUSED
+
+
+async def _tend_one(stop: _Stop, reading: int) -> None:
+    failures = 0
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        while not stopping.done():
+            started = time.monotonic()
+            worker = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "service",
+                "serve",
+                "--worker",
+                str(reading),
+                pass_fds=(reading,),
+                # Ctrl-C reaches the parent alone, which forwards it.
+                start_new_session=True,
+            )
+            ended = asyncio.create_task(worker.wait())
+            await asyncio.wait((ended, stopping), return_when=asyncio.FIRST_COMPLETED)
+            if not ended.done():
+                await _stop_worker(worker)
+                return
+            if worker.returncode == EXIT_WORKER_REFUSED:
+                stop.refuse("a worker was refused")  # it has said why
+                return
+            lived = time.monotonic() - started
+            failures = 0 if lived >= RESPAWN_CALM_SECONDS else failures + 1
+            pause = min(0.5 * 2**failures, RESPAWN_MAX_SECONDS) if failures else 0.0
+            _log.error("a worker died", status=worker.returncode, again_in=pause)
+            await asyncio.wait((stopping,), timeout=pause)
+    finally:
+        stopping.cancel()
+
+
+async def _stop_worker(worker: asyncio.subprocess.Process) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        worker.terminate()
+    try:
+        async with asyncio.timeout(WORKER_STOP_SECONDS):
+            await worker.wait()
+    except TimeoutError:
+        with contextlib.suppress(ProcessLookupError):
+            worker.kill()
+        await worker.wait()

@@ -1,0 +1,355 @@
+"""The one place that talks to Stripe. No object of its library leaves this module.
+
+A call raises PaymentProviderError for whatever goes wrong: Stripe's words are for the log.
+Repeating a call with the same idempotency key is safe, and answers what the first one made.
+"""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+from uuid import UUID
+
+import aiohttp
+import msgspec
+import stripe
+import structlog
+
+from service.errors import ApiError
+from service.settings import StripeSettings
+
+if TYPE_CHECKING:
+    from stripe.params import CustomerCreateParams, PaymentIntentCreateParams
+    from stripe.params.checkout import SessionCreateParams
+
+CALL_SECONDS: Final = 10.0
+"""For one attempt; the library's own time-out is 80 s."""
+TOTAL_SECONDS: Final = 15.0
+"""For a call with its repetition."""
+NETWORK_RETRIES: Final = 1
+SIGNATURE_TOLERANCE_SECONDS: Final = 300
+CURRENCY: Final = "eur"
+PAYMENT_METHODS: Final = ("card", "sepa_debit")
+"""Sent as `allowed_payment_method_types`: the API version that stripe 16 pins (endive) refuses
+`payment_method_types` in requests."""
+
+_log = structlog.get_logger(__name__)
+
+
+class PaymentProviderError(ApiError):
+    """Stripe refused, failed, or did not answer; `provider_code` is its stable code, if any."""
+
+    def __init__(self, provider_code: str | None = None) -> None:
+        super().__init__(
+            502, "payment_provider_error", "The payment provider could not be reached or refused"
+        )
+        self.provider_code = provider_code
+
+
+class UnknownCustomerError(PaymentProviderError):
+    """Stripe no longer knows the customer: the caller makes a new one, and uses another key."""
+
+
+class InvalidSignatureError(ApiError):
+    """A webhook whose signature is missing, wrong or stale, or whose body is no event."""
+
+    def __init__(self) -> None:
+        super().__init__(400, "invalid_request", "The webhook's signature is missing or not valid")
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What is bought, as it goes to Stripe."""
+
+    purchase_id: UUID
+    user_id: str
+    customer_id: str
+    credits: int
+    amount_cents: int
+    description: str
+    """The package's name, which the payer sees."""
+
+
+@dataclass(frozen=True, slots=True)
+class PaymentIntent:
+    """The part of a PaymentIntent that matters here; amounts in cents."""
+
+    id: str
+    client_secret: str | None
+    status: str
+    amount: int
+    amount_received: int
+    currency: str
+    customer_id: str | None
+    metadata: Mapping[str, str]
+    created: int
+    """Unix seconds."""
+    failure_code: str | None
+    """Why the last attempt to pay failed."""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckoutSession:
+    """The part of a Checkout Session that matters here; the amount in cents."""
+
+    id: str
+    url: str | None
+    """Where the payer goes; None once the session is over."""
+    status: str | None
+    payment_status: str
+    payment_intent_id: str | None
+    """Made by Stripe when the payer starts to pay, so it may be None."""
+    amount_total: int | None
+    currency: str | None
+    metadata: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A verified webhook event."""
+
+    id: str
+    type: str
+    created: int
+    """Unix seconds."""
+    payload: Mapping[str, Any]
+    """The whole event, as PostgreSQL can store it."""
+
+
+class StripeGateway:
+    """Stripe's calls, over a session of its own; see `connected`."""
+
+    def __init__(self, settings: StripeSettings, session: aiohttp.ClientSession) -> None:
+        self._webhook_secret = settings.webhook_secret
+        self._client = stripe.StripeClient(
+            settings.secret_key,
+            base_addresses={"api": settings.api_base} if settings.api_base else {},
+            max_network_retries=NETWORK_RETRIES,
+            http_client=stripe.AIOHTTPClient(
+                timeout=aiohttp.ClientTimeout(total=CALL_SECONDS), session=session
+            ),
+        )
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def connected(cls, settings: StripeSettings) -> AsyncIterator["StripeGateway"]:
+        """A gateway whose connections are closed at the end of the context."""
+        async with aiohttp.ClientSession() as session:
+            yield cls(settings, session)
+
+    async def create_customer(self, user_id: str, email: str | None, key: str) -> str:
+        """Make a customer and answer its id; `key` is the idempotency key."""
+        params: CustomerCreateParams = {"metadata": {"userId": user_id}}
+        if email is not None:
+            params["email"] = email
+        async with _told("create_customer"):
+            made = await self._client.v1.customers.create_async(params, {"idempotency_key": key})
+            return made.id
+
+    async def create_payment_intent(self, order: Order, key: str) -> PaymentIntent:
+        """Make a PaymentIntent for card or SEPA debit; `key` is the idempotency key.
+
+        Raises UnknownCustomerError when Stripe does not know the order's customer.
+        """
+        params: PaymentIntentCreateParams = {
+            "amount": order.amount_cents,
+            "currency": CURRENCY,
+            "customer": order.customer_id,
+            "description": order.description,
+            "metadata": _metadata(order),
+            "allowed_payment_method_types": [*PAYMENT_METHODS],
+        }
+        async with _told("create_payment_intent", customer=True):
+            made = await self._client.v1.payment_intents.create_async(
+                params, {"idempotency_key": key}
+            )
+            return _payment_intent(made)
+
+    async def retrieve_payment_intent(self, payment_intent_id: str) -> PaymentIntent:
+        """How a PaymentIntent stands."""
+        async with _told("retrieve_payment_intent"):
+            return _payment_intent(
+                await self._client.v1.payment_intents.retrieve_async(payment_intent_id)
+            )
+
+    async def create_checkout_session(
+        self, order: Order, key: str, *, success_url: str, cancel_url: str
+    ) -> CheckoutSession:
+        """Make a Checkout Session; `key` is the idempotency key.
+
+        Raises UnknownCustomerError when Stripe does not know the order's customer.
+        """
+        metadata = _metadata(order)
+        params: SessionCreateParams = {
+            "mode": "payment",
+            "customer": order.customer_id,
+            "client_reference_id": str(order.purchase_id),
+            "success_url": success_url,
+            "cancel_url": cancel_url,
+            "allowed_payment_method_types": [*PAYMENT_METHODS],
+            "line_items": [
+                {
+                    "quantity": 1,
+                    "price_data": {
+                        "currency": CURRENCY,
+                        "unit_amount": order.amount_cents,
+                        "product_data": {"name": order.description},
+                    },
+                }
+            ],
+            "metadata": metadata,
+            # A session's metadata does not reach its PaymentIntent.
+            "payment_intent_data": {"metadata": metadata, "description": order.description},
+        }
+        async with _told("create_checkout_session", customer=True):
+            made = await self._client.v1.checkout.sessions.create_async(
+                params, {"idempotency_key": key}
+            )
+            return _checkout_session(made)
+
+    async def retrieve_checkout_session(self, session_id: str) -> CheckoutSession:
+        """How a Checkout Session stands."""
+        async with _told("retrieve_checkout_session"):
+            return _checkout_session(
+                await self._client.v1.checkout.sessions.retrieve_async(session_id)
+            )
+
+    async def reachable(self) -> None:
+        """Raise PaymentProviderError unless Stripe answers and takes the key."""
+        async with _told("reachable"):
+            await self._client.v1.customers.list_async({"limit": 1})
+
+    def verify_webhook(self, body: bytes, signature: str | None) -> Event:
+        """The event of a webhook; raises InvalidSignatureError unless it is signed and fresh."""
+        try:
+            stripe.WebhookSignature.verify_header(
+                body, signature, self._webhook_secret, SIGNATURE_TOLERANCE_SECONDS
+            )
+        except (stripe.StripeError, ValueError, TypeError, OverflowError) as error:
+            # Its message quotes the body.
+            raise InvalidSignatureError from error
+        try:
+            payload = _storable(json.loads(body))
+            event_id, kind, created = payload["id"], payload["type"], payload["created"]
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            raise InvalidSignatureError from error
+        if not (isinstance(event_id, str) and isinstance(kind, str) and isinstance(created, int)):
+            raise InvalidSignatureError
+        return Event(id=event_id, type=kind, created=created, payload=payload)
+
+
+@contextlib.asynccontextmanager
+async def _told(call: str, *, customer: bool = False) -> AsyncIterator[None]:
+    """Bound a call in time, and turn what goes wrong into our own errors, with a log line.
+
+    `customer`: the call names a customer and nothing else that Stripe could miss.
+    """
+    try:
+        async with asyncio.timeout(TOTAL_SECONDS):
+            yield
+    except stripe.StripeError as error:
+        code = error.code or getattr(error.error, "type", None)
+        _log.warning(
+            "Stripe call failed",
+            call=call,
+            kind=type(error).__name__,
+            code=code,
+            status=error.http_status,
+            stripe_request_id=error.request_id,
+        )
+        missing = error.http_status in (400, 404) and (
+            error.code == "resource_missing" or error.http_status == 404
+        )
+        if customer and missing:
+            raise UnknownCustomerError(code) from error
+        raise PaymentProviderError(code) from error
+    except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        # The library lets these through where a body breaks off after its headers.
+        _log.warning("Stripe call failed", call=call, kind=type(error).__name__)
+        raise PaymentProviderError from error
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        # An answer that is not what Stripe documents.
+        _log.warning("Stripe answered something unexpected", call=call, kind=type(error).__name__)
+        raise PaymentProviderError from error
+
+
+def _metadata(order: Order) -> dict[str, str]:
+    return {
+        "purchaseId": str(order.purchase_id),
+        "userId": order.user_id,
+        "credits": str(order.credits),
+    }
+
+
+class _PaymentIntent(msgspec.Struct):
+    id: str
+    status: str
+    amount: int
+    currency: str
+    created: int
+    client_secret: str | None = None
+    amount_received: int | None = None
+    customer: str | dict[str, Any] | None = None
+    metadata: dict[str, str] | None = None
+    last_payment_error: dict[str, Any] | None = None
+
+
+class _CheckoutSession(msgspec.Struct):
+    id: str
+    payment_status: str
+    url: str | None = None
+    status: str | None = None
+    payment_intent: str | dict[str, Any] | None = None
+    amount_total: int | None = None
+    currency: str | None = None
+    metadata: dict[str, str] | None = None
+
+
+def _payment_intent(answer: stripe.PaymentIntent) -> PaymentIntent:
+    got = msgspec.convert(answer.to_dict(), _PaymentIntent)
+    failure = got.last_payment_error or {}
+    return PaymentIntent(
+        id=got.id,
+        client_secret=got.client_secret,
+        status=got.status,
+        amount=got.amount,
+        amount_received=got.amount_received or 0,
+        currency=got.currency,
+        customer_id=_id_of(got.customer),
+        metadata=got.metadata or {},
+        created=got.created,
+        failure_code=failure.get("decline_code") or failure.get("code"),
+    )
+
+
+def _checkout_session(answer: stripe.checkout.Session) -> CheckoutSession:
+    got = msgspec.convert(answer.to_dict(), _CheckoutSession)
+    return CheckoutSession(
+        id=got.id,
+        url=got.url,
+        status=got.status,
+        payment_status=got.payment_status,
+        payment_intent_id=_id_of(got.payment_intent),
+        amount_total=got.amount_total,
+        currency=got.currency,
+        metadata=got.metadata or {},
+    )
+
+
+def _id_of(reference: str | dict[str, Any] | None) -> str | None:
+    """The id of an object that Stripe may have put in whole."""
+    return str(reference["id"]) if isinstance(reference, dict) else reference
+
+
+def _storable(value: Any) -> Any:
+    """The same JSON with what jsonb cannot hold replaced: a payment must not fail over a name."""
+    if isinstance(value, str):
+        text = value.replace("\0", "\ufffd")
+        return text if text.isascii() else text.encode(errors="replace").decode()
+    if isinstance(value, dict):
+        return {_storable(key): _storable(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_storable(inner) for inner in value]
+    return value

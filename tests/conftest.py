@@ -1,0 +1,110 @@
+"""One cluster and one migrated template for the run, and a clone of it for each test."""
+
+import asyncio
+import itertools
+import os
+from collections.abc import AsyncIterator, Iterator
+from urllib.parse import unquote, urlsplit
+
+import pytest
+from pytest_postgresql.janitor import DatabaseJanitor
+
+from service.db import Database
+from service.dev.postgres import Cluster, temporary_cluster
+from service.migrate import migrate
+from tests.support.databases import Clone, Connection, as_settings, connect
+from tests.support.running import Running, running_service
+
+TEMPLATE = "mana_template"
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """A PostgreSQL with pg_cron of this run's own."""
+    with temporary_cluster() as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="session")
+def template(cluster: Cluster) -> str:
+    """The name of a migrated database to clone; nobody connects to it."""
+    cluster.ensure_database(TEMPLATE)
+    migrate(as_settings(cluster, TEMPLATE))
+    return TEMPLATE
+
+
+def _janitor(cluster: Cluster, name: str, template: str) -> DatabaseJanitor:
+    admin = urlsplit(cluster.admin_url())
+    assert admin.hostname is not None
+    assert admin.port is not None
+    assert admin.username is not None
+    return DatabaseJanitor(
+        user=admin.username,
+        password=unquote(admin.password or ""),
+        host=admin.hostname,
+        port=admin.port,
+        dbname=name,
+        template_dbname=template,
+    )
+
+
+@pytest.fixture
+def database(cluster: Cluster, template: str, request: pytest.FixtureRequest) -> Iterator[Clone]:
+    """A migrated database of this test's own; afterwards the money rules must hold in it.
+
+    A test that plants damage says so with the marker `unsound`.
+    """
+    name = f"test_{os.getpid()}_{next(_numbers)}"
+    janitor = _janitor(cluster, name, template)
+    janitor.init()
+    clone = Clone(
+        name=name, admin_url=cluster.admin_url(name), service_url=cluster.service_url(name)
+    )
+    try:
+        yield clone
+        if "unsound" not in request.keywords:
+            asyncio.run(_require_sound(clone))
+    finally:
+        janitor.drop()
+
+
+async def _require_sound(clone: Clone) -> None:
+    admin = await connect(clone.admin_url)
+    try:
+        violations = await admin.fetch("SELECT * FROM credits.check_ledger()")
+    finally:
+        await admin.close()
+    assert [dict(violation) for violation in violations] == []
+
+
+@pytest.fixture
+async def admin(database: Clone) -> AsyncIterator[Connection]:
+    """A connection as superuser, to set things up and to look."""
+    connection = await connect(database.admin_url)
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture
+async def service_login(database: Clone) -> AsyncIterator[Connection]:
+    """A connection as the service's login, with no more than its privileges."""
+    connection = await connect(database.service_url)
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture
+async def db(database: Clone) -> AsyncIterator[Database]:
+    """The service's pool on this test's database."""
+    opened = Database(database.service_url, pool_max=8)
+    await opened.open()
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+async def service(database: Clone, cluster: Cluster) -> AsyncIterator[Running]:
+    """The whole service over HTTP on loopback, with an issuer, without Stripe."""
+    async with running_service(as_settings(cluster, database.name)) as running:
+        yield running

@@ -1,0 +1,60 @@
+"""Databases of the tests, and connections to them."""
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import asyncpg
+import msgspec
+
+from service.db import decode_json
+from service.dev.postgres import Cluster
+from service.settings import Settings
+
+if TYPE_CHECKING:
+    Connection = asyncpg.Connection[asyncpg.Record]
+else:  # asyncpg's classes take no parameters when they run
+    Connection = asyncpg.Connection
+
+
+@dataclass(frozen=True, slots=True)
+class Clone:
+    """A database that belongs to one test."""
+
+    name: str
+    admin_url: str
+    service_url: str
+
+
+def as_settings(cluster: Cluster, name: str, **env: str) -> Settings:
+    """Settings for a database of the cluster; `env` adds to the environment they are read from."""
+    return Settings.from_env(
+        {
+            "MANA_ENV": "development",
+            "DATABASE_URL": cluster.service_url(name),
+            "ADMIN_DATABASE_URL": cluster.admin_url(name),
+            **env,
+        }
+    )
+
+
+async def connect(url: str, **server_settings: str) -> Connection:
+    """A connection with jsonb as Python values; `server_settings` such as timezone."""
+    connection: Connection = await asyncpg.connect(
+        url, server_settings=server_settings, command_timeout=60
+    )
+    for name in ("json", "jsonb"):
+        await connection.set_type_codec(
+            name, schema="pg_catalog", encoder=_encode, decoder=decode_json, format="text"
+        )
+    return connection
+
+
+def _encode(value: object) -> str:
+    return msgspec.json.encode(value).decode()
+
+
+def detail(error: asyncpg.PostgresError) -> dict[str, Any]:
+    """The facts in an error of class MC."""
+    facts: dict[str, Any] = json.loads(error.detail or "{}")
+    return facts
