@@ -5,6 +5,7 @@ import importlib.metadata
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from dotenv import dotenv_values
@@ -20,7 +21,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     try:
         settings = Settings.from_env(_environment(os.environ, development=_is_for_newcomers(args)))
-        logs.configure(settings)
+        # The doctor's report says what went wrong; warnings beside it would say it twice.
+        quiet = args.command == "check"
+        logs.configure(replace(settings, log_level="error") if quiet else settings)
         return _run(args, settings)
     except SettingsError as error:
         sys.stderr.write(f"mana-credits: {error}\n")

@@ -13,7 +13,7 @@ import aiohttp
 from service import migrate
 from service.auth import KeySet
 from service.db import Database
-from service.errors import ApiError
+from service.errors import is_not_migrated
 from service.queries import doctor as queries
 from service.queries import login
 from service.settings import Settings
@@ -58,13 +58,20 @@ async def _examine(settings: Settings) -> list[Finding]:
     for what, step in steps:
         try:
             findings += await step(settings)
-        except ApiError as error:
-            findings.append(Finding("fail", what, error.message))
         except Exception as error:  # a doctor goes on to the next question
-            state = getattr(error, "sqlstate", None)
-            said = f"{type(error).__name__} {state}" if state else type(error).__name__
-            findings.append(Finding("fail", what, f"could not be examined: {said}"))
+            findings.append(Finding("fail", what, _said(error)))
     return findings
+
+
+def _said(error: BaseException) -> str:
+    """What kept a question from being answered, in words that hold no data."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    if is_not_migrated(error):
+        return "not there, or not allowed: run mana-credits migrate and mana-credits cron install"
+    state = getattr(error, "sqlstate", None)
+    name = type(error).__name__
+    return f"cannot be examined: {name} {state}" if state else f"cannot be examined: {name}"
 
 
 @asynccontextmanager

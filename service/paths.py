@@ -1,4 +1,4 @@
-"""Where the SQL files and the job scripts are: beside the package in a checkout, in it in a wheel."""
+"""Where the SQL files and the job scripts are: beside the package, or inside it in a wheel."""
 
 from pathlib import Path
 

@@ -16,7 +16,7 @@ from typing import Final
 
 import structlog
 from aiohttp import web
-from aiohttp.typedefs import Handler
+from aiohttp.typedefs import Handler, Middleware
 
 from service.app import create_app
 from service.db import Database
@@ -104,18 +104,23 @@ class _Drain:
         self._ending = False
         self._empty = asyncio.Event()
 
-    async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Count one request."""
-        self._open += 1
-        try:
-            response = await handler(request)
-            if self._ending:
-                response.force_close()
-            return response
-        finally:
-            self._open -= 1
-            if self._open == 0:
-                self._empty.set()
+    def middleware(self) -> Middleware:
+        """What counts the requests, outside of every other middleware."""
+
+        @web.middleware
+        async def count(request: web.Request, handler: Handler) -> web.StreamResponse:
+            self._open += 1
+            try:
+                response = await handler(request)
+                if self._ending:
+                    response.force_close()
+                return response
+            finally:
+                self._open -= 1
+                if self._open == 0:
+                    self._empty.set()
+
+        return count
 
     async def end(self) -> None:
         """Wait until no request is left, for a bounded time."""
@@ -162,7 +167,7 @@ async def _serve(settings: Settings, parent_fd: int | None) -> str | None:
     _on_signals(stop.ask)
     drain = _Drain()
     app = create_app(settings)
-    app.middlewares.insert(0, web.middleware(drain.middleware))
+    app.middlewares.insert(0, drain.middleware())
     runner = _Runner(app, access_log=None, handle_signals=False, shutdown_timeout=CLOSE_SECONDS)
     await runner.setup()
     checking: asyncio.Task[None] | None = None

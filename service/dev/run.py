@@ -62,7 +62,6 @@ def _welcome(running: Running, data_dir: Path) -> str:
     package = next(demo_package_ids())
     key = running.service_key if running.service_key == DEVELOPMENT_SERVICE_KEY else "…"
     port = running.admin_database_url.rsplit(":", 1)[1].split("/")[0]
-    api = f"{running.base_url}/api/v1"
     json = "-H 'Content-Type: application/json'"
     user = '-H "Authorization: Bearer $TOKEN"'
     internal = f"-H 'X-Service-Key: {key}'"
@@ -77,20 +76,22 @@ The system is up. Ctrl-C stops it; the data stay in {_shown(data_dir)}.
   service        {running.base_url}
   token issuer   {running.issuer_url}   (POST /api/auth/dev-token {{"sub": "…", "role": "admin"}})
   local Stripe   {running.stripe_url}
+  mailbox        {running.mailbox_url}   (the notices that were sent)
 
 A token for the user {USER}, good for a week, and what to do with it:
 
 TOKEN='{token}'
+API={running.base_url}/api/v1
 
 # the balance; 100 credits as a gift of the house; spending 5; the history
-curl {user} {api}/credits/balance
-curl {internal} {json} {api}/internal/credits/grant -d '{grant}'
-curl {user} {json} {api}/credits/use -d '{spend}'
-curl {user} {api}/credits/transactions
+curl {user} $API/credits/balance
+curl {internal} {json} $API/internal/credits/grant -d '{grant}'
+curl {user} {json} $API/credits/use -d '{spend}'
+curl {user} $API/credits/transactions
 
 # what can be bought; buying: open the checkoutUrl in a browser, pay with test money
-curl {api}/credits/packages
-curl {user} {json} {api}/credits/purchase -d '{buy}'
+curl $API/credits/packages
+curl {user} {json} $API/credits/purchase -d '{buy}'
 
 # the database, as its administrator
 PGPASSFILE='{pgpass}' psql -h 127.0.0.1 -p {port} -U postgres {DATABASE}

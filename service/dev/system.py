@@ -33,7 +33,7 @@ _READY_SECONDS = 90
 _STOP_SECONDS = 45
 _PACKAGES = (
     ("00000000-0000-4000-8000-000000000500", "Starter", "For a first try", 500, 500),
-    ("00000000-0000-4000-8000-000000001000", "Standard", "A month of everything", 1000, 1000),
+    ("00000000-0000-4000-8000-000000001000", "Standard", "What most people take", 1000, 1000),
     ("00000000-0000-4000-8000-000000002500", "Plus", "4 % off", 2500, 2400),
     ("00000000-0000-4000-8000-000000005000", "Max", "10 % off", 5000, 4500),
 )
@@ -54,6 +54,7 @@ class Running(msgspec.Struct, frozen=True, rename="camel"):
     base_url: str
     issuer_url: str
     stripe_url: str
+    mailbox_url: str
     database_url: str
     admin_database_url: str
     cron_database_url: str
@@ -156,12 +157,14 @@ class System:
             )
         ports = _Ports(self._data_dir / "ports.json")
         issuer_port, stripe_port = ports.take("issuer"), ports.take("stripe")
+        mailbox_port = ports.take("mailbox")
         ports.keep()
 
         webhook_secret = f"whsec_{secrets.token_hex(16)}"
         base_url = os.environ.get("BASE_URL") or f"http://localhost:{port}"
         issuer = self._start_issuer(issuer_port)
         local_stripe = self._start_stripe(stripe_port, webhook_secret)
+        mailbox = self._start_mailbox(mailbox_port)
 
         cluster = self._start_cluster()
         running = Running(
@@ -169,6 +172,7 @@ class System:
             base_url=base_url.rstrip("/"),
             issuer_url=f"http://localhost:{issuer_port}",
             stripe_url=f"http://localhost:{stripe_port}",
+            mailbox_url=f"http://localhost:{mailbox_port}",
             database_url=cluster.service_url(DATABASE),
             admin_database_url=cluster.admin_url(DATABASE),
             cron_database_url=cluster.admin_url(),
@@ -181,12 +185,15 @@ class System:
         created = cluster.ensure_database(DATABASE)
         self._run("migrate", "migrate", environment=environment)
         self._say(f"the database is {'created and ' if created else ''}up to date")
-        self._run("cron", "cron", "install", environment=environment)
+        # Hourly is the rule; here somebody watches.
+        often = ("--every-minute", "recurring-charge")
+        self._run("cron", "cron", "install", *often, environment=environment)
         _add_packages(running.admin_database_url)
         self._say("the jobs are scheduled, the packages are there")
 
         self._wait_for(issuer, lambda: accepts_connections(issuer_port))
         self._wait_for(local_stripe, lambda: accepts_connections(stripe_port))
+        self._wait_for(mailbox, lambda: accepts_connections(mailbox_port))
         self._say(f"the token issuer is up on port {issuer_port}, Stripe on port {stripe_port}")
         service = self._start_service(environment)
         self._wait_for(service, lambda: _answers(f"http://127.0.0.1:{port}/health"))
@@ -277,6 +284,10 @@ class System:
         arguments += ["--webhook-url", webhook_url, "--webhook-secret", webhook_secret]
         return self._start_helper("stripe", ["service.dev.local_stripe", *arguments], port)
 
+    def _start_mailbox(self, port: int) -> _Part:
+        key = self._settings.service_keys[0]
+        return self._start_helper("mailbox", ["service.dev.mailbox", "--service-key", key], port)
+
     def _start_helper(self, name: str, command: Sequence[str], port: int) -> _Part:
         """Start one of our own servers, which ends when its standard input does."""
         log = self._logs / f"{name}.log"
@@ -310,8 +321,11 @@ class System:
     def _environment(self, running: Running) -> dict[str, str]:
         # Everything that leads somewhere is set, so that neither the caller's environment nor a
         # .env file can lead this system to another database, or to the real Stripe.
+        assert self._cluster is not None
         return {
             **os.environ,
+            # `cron` needs psql, which is not on everybody's path.
+            "PATH": f"{os.environ.get('PATH', os.defpath)}:{self._cluster.programs.bindir}",
             "MANA_ENV": "development",
             "PORT": str(self._settings.port),
             "BASE_URL": running.base_url,
@@ -321,6 +335,7 @@ class System:
             "CRON_DATABASE": "postgres",
             "MANA_AUTH_URL": running.issuer_url,
             "JWKS_URL": f"{running.issuer_url}/api/auth/jwks",
+            "MANA_NOTIFY_URL": running.mailbox_url,
             "STRIPE_SECRET_KEY": running.stripe_key,
             "STRIPE_WEBHOOK_SECRET": running.webhook_secret,
             "STRIPE_API_BASE": running.stripe_url,

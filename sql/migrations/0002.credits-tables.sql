@@ -399,6 +399,7 @@ CREATE TABLE credits.sync_subscriptions (
     gifted boolean NOT NULL DEFAULT false,
     billing_interval credits.sync_interval NOT NULL DEFAULT 'monthly',
     price bigint NOT NULL,
+    periods bigint NOT NULL DEFAULT 0,
     anchor_at timestamptz,
     next_charge_month integer,
     next_charge_at timestamptz,
@@ -428,6 +429,7 @@ CREATE TABLE credits.sync_subscriptions (
         AND (retry_at IS NULL OR next_charge_at IS NOT NULL)
         AND (next_charge_month > 0)
         AND (failures >= 0)
+        AND (periods >= 0)
     )
 ) WITH (fillfactor = 80);
 CREATE INDEX sync_subscriptions_due ON credits.sync_subscriptions (due_at, user_id)
@@ -439,6 +441,7 @@ COMMENT ON COLUMN credits.sync_subscriptions.active IS 'Whether the user may syn
 COMMENT ON COLUMN credits.sync_subscriptions.gifted IS 'On without charges until an administrator revokes it';
 COMMENT ON COLUMN credits.sync_subscriptions.billing_interval IS 'How long the next charge lasts';
 COMMENT ON COLUMN credits.sync_subscriptions.price IS 'What the next charge takes, in credits: the price at the activation or the last change of interval';
+COMMENT ON COLUMN credits.sync_subscriptions.periods IS 'How many periods were charged; the number of a period is the idempotency key of its charge: sync:<number>';
 COMMENT ON COLUMN credits.sync_subscriptions.anchor_at IS 'The last activation that charged: every later date is counted from its day, in UTC';
 COMMENT ON COLUMN credits.sync_subscriptions.next_charge_month IS 'How many months after the anchor the paid period ends';
 COMMENT ON COLUMN credits.sync_subscriptions.next_charge_at IS 'When the next charge is due; null unless active and not gifted';

@@ -40,7 +40,7 @@ BEGIN
             p_subscription.user_id, p_id, 'usage', 'system', -v_price.price, 'sync',
             format('Cloud Sync (%s)', p_interval),
             credits._charge_metadata(p_interval, p_now, v_next_at, 0), NULL,
-            'sync:' || credits._utc_text(p_now)
+            'sync:' || p_subscription.periods + 1
         )::credits.new_move,
         p_now
     );
@@ -48,6 +48,7 @@ BEGIN
         active = true,
         billing_interval = p_interval,
         price = v_price.price,
+        periods = periods + 1,
         anchor_at = p_now,
         next_charge_month = v_price.months,
         next_charge_at = v_next_at,

@@ -2,7 +2,7 @@
 -- credits do not suffice, each pause with its notice.
 --
 -- Locks: balances by user_id; the caller holds the subscriptions, which are due.
--- Keeps: one charge a period (its key is the time it was due); a late charge takes one period,
+-- Keeps: one charge a period (its key is the period's number); a late charge takes one period,
 --        and the skipped ones are written down.
 CREATE OR REPLACE FUNCTION credits._charge_subscriptions(p_user_ids text [], p_now timestamptz)
 RETURNS credits.charge_result
@@ -36,7 +36,7 @@ BEGIN
                 credits._charge_metadata(
                     s.billing_interval, s.next_charge_at, n.next_at, n.periods_skipped
                 ),
-                NULL, 'sync:' || credits._utc_text(s.next_charge_at)
+                NULL, 'sync:' || s.periods + 1
             )::credits.new_move
         ) INTO v_moves
         FROM credits.sync_subscriptions AS s
@@ -46,6 +46,7 @@ BEGIN
         PERFORM credits._record_moves(v_moves, p_now);
 
         UPDATE credits.sync_subscriptions AS s SET
+            periods = s.periods + 1,
             next_charge_month = n.next_month,
             next_charge_at = n.next_at,
             paid_until = n.next_at,

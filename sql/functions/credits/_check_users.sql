@@ -175,7 +175,7 @@ BEGIN
     WHERE (p.credits, p.id) IS DISTINCT FROM (l.amount, l.reference_id)
 
     UNION ALL
-    -- What was paid for last is what the subscription says is paid for.
+    -- Nobody has more of Cloud Sync than his last charge has paid for.
     SELECT
         'sync', s.user_id,
         jsonb_build_object('paidUntil', credits._utc_text(s.paid_until), 'charged', l.paid_until)
@@ -187,7 +187,7 @@ BEGIN
         ORDER BY l.user_id, l.seq DESC
     ) AS l ON l.user_id = s.user_id
     WHERE (p_user_id IS NULL OR s.user_id = p_user_id)
-        AND credits._utc_text(s.paid_until) IS DISTINCT FROM l.paid_until
+        AND credits._utc_text(s.paid_until) > coalesce(l.paid_until, '')
 
     UNION ALL
     SELECT

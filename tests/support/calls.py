@@ -1,0 +1,205 @@
+"""Calls of the SQL functions by name, what they leave behind, and steps between connections."""
+
+import asyncio
+import contextlib
+import itertools
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import psycopg
+import pytest
+from psycopg import sql
+
+from service.dev.postgres import Cluster
+from tests.support.databases import Clone, Connection, detail
+
+_clones = itertools.count(1)
+
+DEADLINE_SECONDS = 60
+"""How long a test waits for a condition; far more than any machine needs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """An error of class MC: its SQLSTATE and its facts."""
+
+    sqlstate: str
+    facts: dict[str, Any]
+
+    @property
+    def field(self) -> str | None:
+        """The argument that was wrong, by its name on the wire."""
+        field: str | None = self.facts.get("field")
+        return field
+
+
+def statement(function: str, arguments: dict[str, Any]) -> str:
+    """A call in named notation: the arguments are named without their `p_`."""
+    named = ", ".join(f"p_{name} => ${place}" for place, name in enumerate(arguments, 1))
+    return f"SELECT * FROM {function}({named})"
+
+
+async def rows(connection: Connection, function: str, **arguments: Any) -> list[asyncpg.Record]:
+    """Call a function that returns rows."""
+    return await connection.fetch(statement(function, arguments), *arguments.values())
+
+
+async def call(connection: Connection, function: str, **arguments: Any) -> asyncpg.Record:
+    """Call a function that returns one row."""
+    found = await rows(connection, function, **arguments)
+    assert len(found) == 1
+    return found[0]
+
+
+async def refusal(connection: Connection, function: str, **arguments: Any) -> Refusal:
+    """Call a function that must refuse the call."""
+    with pytest.raises(asyncpg.PostgresError) as caught:
+        await rows(connection, function, **arguments)
+    assert caught.value.sqlstate is not None
+    return Refusal(caught.value.sqlstate, detail(caught.value))
+
+
+async def grant(connection: Connection, user_id: str, amount: int, reference: str = "start") -> None:
+    """Give a user credits to begin with."""
+    granted = await call(
+        connection,
+        "credits.grant_credits",
+        user_id=user_id,
+        amount=amount,
+        reason="test",
+        reference_id=reference,
+    )
+    assert not granted["replayed"]
+
+
+async def debit(connection: Connection, user_id: str, amount: int, **more: Any) -> asyncpg.Record:
+    """Debit a user, as a service unless `more` says otherwise."""
+    arguments = {"app_id": "app", "description": "Something", **more}
+    return await call(
+        connection, "credits.use_credits", user_id=user_id, amount=amount, **arguments
+    )
+
+
+async def available(connection: Connection, user_id: str) -> int:
+    """What a user can spend."""
+    credits: int = (await call(connection, "credits.get_balance", user_id=user_id))["available"]
+    return credits
+
+
+async def ledger(admin: Connection, user_id: str) -> list[asyncpg.Record]:
+    """The ledger of a user, oldest first."""
+    return await admin.fetch(
+        "SELECT * FROM credits.transactions WHERE user_id = $1 ORDER BY seq", user_id
+    )
+
+
+async def amounts(admin: Connection, user_id: str) -> list[tuple[str, int]]:
+    """The ledger of a user as types and amounts, oldest first."""
+    return [(row["type"], row["amount"]) for row in await ledger(admin, user_id)]
+
+
+async def reverse(admin: Connection, user_id: str, amount: int) -> None:
+    """Take credits as a reversal does: it alone may take more than there is."""
+    await admin.execute(
+        """
+        SELECT credits._record_move(
+            ROW($1, NULL, 'reversal', 'system', -$2::bigint, 'system', 'Refunded', NULL, NULL, NULL)
+                ::credits.new_move,
+            clock_timestamp()
+        )
+        """,
+        user_id,
+        amount,
+    )
+
+
+def utc(text: str) -> datetime:
+    """A time in UTC, such as `2023-01-31 23:30`."""
+    return datetime.fromisoformat(text).replace(tzinfo=UTC)
+
+
+async def subscribe(
+    admin: Connection, user_id: str, interval: str = "monthly", *, at: datetime
+) -> asyncpg.Record:
+    """Activate Cloud Sync at a given time; the user has the credits."""
+    activated = await admin.fetchrow(
+        """
+        SELECT * FROM credits._activate_sync(credits._lock_subscription($1), $2, NULL, $3)
+        """,
+        user_id,
+        interval,
+        at,
+    )
+    assert activated is not None
+    return activated
+
+
+async def charge(admin: Connection, at: datetime, batch_size: int = 100) -> asyncpg.Record:
+    """Charge a batch of what is due at a given time."""
+    result = await admin.fetchrow("SELECT * FROM credits._charge_due($1, $2)", at, batch_size)
+    assert result is not None
+    return result
+
+
+async def subscription(admin: Connection, user_id: str) -> asyncpg.Record:
+    """A user's row in credits.sync_subscriptions."""
+    row = await admin.fetchrow(
+        "SELECT * FROM credits.sync_subscriptions WHERE user_id = $1", user_id
+    )
+    assert row is not None
+    return row
+
+
+async def make_package(
+    admin: Connection, credits: int = 1000, price_euro_cents: int = 900, *, active: bool = True
+) -> UUID:
+    """Offer a package."""
+    package: UUID = await admin.fetchval(
+        """
+        INSERT INTO credits.packages (id, name, credits, price_euro_cents, active)
+        VALUES (gen_random_uuid(), 'Package', $1, $2, $3) RETURNING id
+        """,
+        credits,
+        price_euro_cents,
+        active,
+    )
+    return package
+
+
+async def last_run(admin: Connection, job: str) -> asyncpg.Record:
+    """The newest row of a job in credits.job_runs."""
+    row = await admin.fetchrow(
+        "SELECT * FROM credits.job_runs WHERE job = $1 ORDER BY started_at DESC LIMIT 1", job
+    )
+    assert row is not None
+    return row
+
+
+async def until_blocked(admin: Connection, connection: Connection) -> None:
+    """Return once a connection waits for a lock that another transaction holds."""
+    pid = connection.get_server_pid()
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        while True:
+            if await admin.fetchval("SELECT cardinality(pg_blocking_pids($1)) > 0", pid):
+                return
+            await asyncio.sleep(0.01)
+
+
+@contextlib.contextmanager
+def cloned(cluster: Cluster, template: str) -> Iterator[Clone]:
+    """A clone for several tests that leave it as it was, such as a whole module."""
+    name = f"shared_{os.getpid()}_{next(_clones)}"
+    with psycopg.connect(cluster.admin_url(), autocommit=True) as connection:
+        create = sql.SQL("CREATE DATABASE {} TEMPLATE {}")
+        connection.execute(create.format(sql.Identifier(name), sql.Identifier(template)))
+    try:
+        yield Clone(name, cluster.admin_url(name), cluster.service_url(name))
+    finally:
+        with psycopg.connect(cluster.admin_url(), autocommit=True) as connection:
+            drop = sql.SQL("DROP DATABASE {} WITH (FORCE)")
+            connection.execute(drop.format(sql.Identifier(name)))

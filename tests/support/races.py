@@ -1,0 +1,115 @@
+"""Many callers at once, two connections in named steps, and what must hold after either."""
+
+import asyncio
+import contextlib
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from typing import Any
+
+from tests.support.databases import Clone, Connection, connect
+from tests.support.running import Answer
+
+WAIT_SECONDS = 60.0
+"""Before a condition that is waited for counts as never coming; no test is that slow."""
+
+
+async def at_once(calls: Iterable[Awaitable[Answer]]) -> list[Answer]:
+    """Let all calls run together; the answers come in the order of the calls."""
+    return list(await asyncio.gather(*calls))
+
+
+def outcome(answer: Answer) -> str:
+    """An answer in words: `200`, `200 replayed`, `402 insufficient_credits`."""
+    if answer.status >= 400:
+        return f"{answer.status} {answer.body['error']}"
+    replayed = answer.headers.get("Idempotent-Replayed") == "true"
+    return f"{answer.status} replayed" if replayed else f"{answer.status}"
+
+
+def outcomes(answers: Iterable[Answer]) -> Counter[str]:
+    """How often each outcome came."""
+    return Counter(outcome(answer) for answer in answers)
+
+
+async def require_sound(admin: Connection) -> None:
+    """Fail unless the money rules hold in the whole database."""
+    violations = await admin.fetch("SELECT * FROM credits.check_ledger()")
+    assert [dict(violation) for violation in violations] == []
+
+
+async def ledger(admin: Connection, user_id: str, **having: Any) -> list[dict[str, Any]]:
+    """A user's ledger rows, oldest first, of which the columns in `having` have these values."""
+    rows = await admin.fetch(
+        "SELECT id, seq, type::text, origin::text, amount, app_id, description, reference_id,"
+        " idempotency_key FROM credits.transactions WHERE user_id = $1 ORDER BY seq",
+        user_id,
+    )
+    return [
+        dict(row) for row in rows if all(row[column] == value for column, value in having.items())
+    ]
+
+
+async def until(condition: Callable[[], Awaitable[bool]], what: str) -> None:
+    """Wait until something holds; fails naming `what` when it never does."""
+    try:
+        async with asyncio.timeout(WAIT_SECONDS):
+            while not await condition():
+                await asyncio.sleep(0.01)
+    except TimeoutError:
+        raise AssertionError(f"never came: {what}") from None
+
+
+async def blocked(admin: Connection, waiting: Connection) -> None:
+    """Wait until a connection's statement waits for a lock that another one holds."""
+    pid = waiting.get_server_pid()
+
+    async def is_blocked() -> bool:
+        blockers: int = await admin.fetchval("SELECT cardinality(pg_blocking_pids($1))", pid)
+        return blockers > 0
+
+    await until(is_blocked, "a connection that waits for a lock")
+
+
+@contextlib.asynccontextmanager
+async def connections(database: Clone, number: int) -> AsyncIterator[list[Connection]]:
+    """Connections of the service's login, for steps that are taken one after the other."""
+    opened: list[Connection] = []
+    try:
+        for _ in range(number):
+            opened.append(await connect(database.service_url))
+        yield opened
+    finally:
+        for connection in opened:
+            connection.terminate()
+
+
+async def subscribe(admin: Connection, users: list[str], credits: int) -> None:
+    """Give users credits and a monthly Cloud Sync, of whose charges this pays the first."""
+    await admin.execute(
+        "SELECT credits.grant_credits(u, $2, 'test', 'start') FROM unnest($1::text[]) AS u",
+        users,
+        credits + 30,
+    )
+    await admin.execute(
+        "SELECT credits.activate_sync(p_user_id => u, p_id => gen_random_uuid())"
+        " FROM unnest($1::text[]) AS u",
+        users,
+    )
+
+
+async def make_due(admin: Connection, users: list[str], hours: int) -> list[str]:
+    """Let the next charge of active subscriptions have been due so many hours ago.
+
+    Answers the keys that these charges will have.
+    """
+    rows = await admin.fetch(
+        "UPDATE credits.sync_subscriptions SET"
+        " anchor_at = n.at - interval '1 month', next_charge_month = 1,"
+        " next_charge_at = n.at, paid_until = n.at"
+        " FROM (SELECT date_trunc('hour', now()) - make_interval(hours => $2) AS at) AS n"
+        " WHERE user_id = ANY ($1) AND active AND NOT gifted"
+        " RETURNING 'sync:' || credits._utc_text(next_charge_at) AS key",
+        users,
+        hours,
+    )
+    return [row["key"] for row in rows]
