@@ -197,6 +197,7 @@ class RedeemGift(Body):
     """Where it is redeemed."""
 
     source_app_id: AppId | None = None
+    idempotency_key: IdempotencyKey | None = None
 
 
 @routes.get("/api/v1/gifts/me/created", auth=Auth.USER)
@@ -260,6 +261,7 @@ async def redeem_gift(request: web.Request) -> web.Response:
         email=caller.email,
         email_verified=caller.email_verified,
         source_app_id=body.source_app_id,
+        idempotency_key=idempotency_key(request, body),
     )
     if redemption.outcome != "success":
         raise gift_refusal(redemption.outcome)
@@ -280,6 +282,12 @@ async def redeem_gift(request: web.Request) -> web.Response:
 async def cancel_gift(request: web.Request) -> web.Response:
     """Take a gift back that nobody has redeemed."""
     cancellation = await gifts.cancel_gift(
-        request.app[DB], user_id=request[CALLER].user_id, gift_id=path_uuid(request, "id")
+        request.app[DB],
+        user_id=request[CALLER].user_id,
+        gift_id=path_uuid(request, "id"),
+        idempotency_key=idempotency_key(request),
     )
-    return respond(Cancelled(success=True, refunded_credits=cancellation.refunded_credits))
+    return respond(
+        Cancelled(success=True, refunded_credits=cancellation.refunded_credits),
+        replayed=cancellation.replayed,
+    )

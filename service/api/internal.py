@@ -157,6 +157,7 @@ class CommitReservation(Body, kw_only=True):
     user_id: UserId | None = None
     description: Description | None = None
     amount: Amount | None = None
+    idempotency_key: IdempotencyKey | None = None
 
 
 class RefundReservation(Body, kw_only=True):
@@ -164,6 +165,7 @@ class RefundReservation(Body, kw_only=True):
 
     reservation_id: UUID
     user_id: UserId | None = None
+    idempotency_key: IdempotencyKey | None = None
 
 
 class RedeemPending(Body, kw_only=True):
@@ -294,6 +296,7 @@ async def commit_reservation(request: web.Request) -> web.Response:
         user_id=body.user_id,
         description=body.description,
         amount=body.amount,
+        idempotency_key=idempotency_key(request, body),
     )
     return respond(
         Committed(
@@ -311,7 +314,10 @@ async def refund_reservation(request: web.Request) -> web.Response:
     """Give a hold back."""
     body = await read_body(request, RefundReservation)
     hold = await credits.refund_reservation(
-        request.app[DB], reservation_id=body.reservation_id, user_id=body.user_id
+        request.app[DB],
+        reservation_id=body.reservation_id,
+        user_id=body.user_id,
+        idempotency_key=idempotency_key(request, body),
     )
     return respond(
         ReservationRefunded(success=True, balance=hold.available), replayed=hold.replayed

@@ -4,10 +4,21 @@ from typing import Literal
 
 from aiohttp import web
 
+from service.api.fields import IdempotencyKey
 from service.keys import CALLER, DB
 from service.queries import sync
 from service.queries.sync import SyncStatus
-from service.wire import Answer, Auth, Body, Routes, Timestamp, read_body, respond, timestamp
+from service.wire import (
+    Answer,
+    Auth,
+    Body,
+    Routes,
+    Timestamp,
+    idempotency_key,
+    read_body,
+    respond,
+    timestamp,
+)
 
 routes = Routes()
 
@@ -70,6 +81,7 @@ class Activate(Body):
     """How long a charge lasts."""
 
     interval: Interval = "monthly"
+    idempotency_key: IdempotencyKey | None = None
 
 
 class ChangeInterval(Body):
@@ -90,7 +102,11 @@ async def activate(request: web.Request) -> web.Response:
     body = await read_body(request, Activate)
     caller = request[CALLER]
     activation = await sync.activate_sync(
-        request.app[DB], user_id=caller.user_id, interval=body.interval, email=caller.email
+        request.app[DB],
+        user_id=caller.user_id,
+        interval=body.interval,
+        email=caller.email,
+        idempotency_key=idempotency_key(request, body),
     )
     return respond(
         Activated(
@@ -99,7 +115,8 @@ async def activate(request: web.Request) -> web.Response:
             interval=activation.billing_interval,
             next_charge_at=timestamp(activation.next_charge_at),
             amount_charged=activation.amount_charged,
-        )
+        ),
+        replayed=activation.replayed,
     )
 
 

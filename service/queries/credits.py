@@ -240,26 +240,33 @@ async def commit_reservation(
     user_id: str | None,
     description: str | None,
     amount: int | None,
+    idempotency_key: str | None,
 ) -> CommittedHold:
-    """Turn a hold, or `amount` of it, into a debit. ApiError 400, 404."""
+    """Turn a hold, or `amount` of it, into a debit. ApiError 400, 404, 409."""
     row = await db.move(
         "SELECT * FROM credits.commit_reservation("
-        "p_reservation_id => $1, p_user_id => $2, p_description => $3, p_amount => $4, p_id => $5)",
+        "p_reservation_id => $1, p_user_id => $2, p_description => $3, p_amount => $4, p_id => $5,"
+        " p_idempotency_key => $6)",
         reservation_id,
         user_id,
         description,
         amount,
         uuid7(),
+        idempotency_key,
     )
     return CommittedHold(**row)
 
 
-async def refund_reservation(db: Database, *, reservation_id: UUID, user_id: str | None) -> Hold:
-    """Give a hold back. ApiError 400, 404."""
+async def refund_reservation(
+    db: Database, *, reservation_id: UUID, user_id: str | None, idempotency_key: str | None
+) -> Hold:
+    """Give a hold back. ApiError 400, 404, 409."""
     row = await db.move(
-        "SELECT * FROM credits.refund_reservation(p_reservation_id => $1, p_user_id => $2)",
+        "SELECT * FROM credits.refund_reservation("
+        "p_reservation_id => $1, p_user_id => $2, p_idempotency_key => $3)",
         reservation_id,
         user_id,
+        idempotency_key,
     )
     return Hold(**row)
 

@@ -137,18 +137,20 @@ async def redeem_gift(
     email: str | None,
     email_verified: bool,
     source_app_id: str | None,
+    idempotency_key: str | None,
 ) -> Redemption:
     """Try to redeem a gift; a refusal is an outcome. ApiError 404 for an unknown code."""
     row = await db.move(
         "SELECT * FROM gifts.redeem_gift("
         "p_code => $1, p_user_id => $2, p_email => $3, p_email_verified => $4,"
-        " p_source_app_id => $5, p_id => $6)",
+        " p_source_app_id => $5, p_id => $6, p_idempotency_key => $7)",
         code,
         user_id,
         email,
         email_verified,
         source_app_id,
         uuid7(),
+        idempotency_key,
     )
     return Redemption(**row)
 
@@ -167,10 +169,16 @@ async def redeem_pending_gifts(
     return PendingRedemption(**row)
 
 
-async def cancel_gift(db: Database, *, user_id: str, gift_id: UUID) -> Cancellation:
-    """Return a gift to its creator. ApiError 400, 404."""
+async def cancel_gift(
+    db: Database, *, user_id: str, gift_id: UUID, idempotency_key: str | None
+) -> Cancellation:
+    """Return a gift to its creator. ApiError 400, 404, 409."""
     row = await db.move(
-        "SELECT * FROM gifts.cancel_gift(p_user_id => $1, p_gift_id => $2)", user_id, gift_id
+        "SELECT * FROM gifts.cancel_gift("
+        "p_user_id => $1, p_gift_id => $2, p_idempotency_key => $3)",
+        user_id,
+        gift_id,
+        idempotency_key,
     )
     return Cancellation(**row)
 

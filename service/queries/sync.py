@@ -37,6 +37,7 @@ class Activation:
     paid_until: datetime
     amount_charged: int
     available: int
+    replayed: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,16 +70,17 @@ async def get_sync_status(db: Database, user_id: str) -> SyncStatus:
 
 
 async def activate_sync(
-    db: Database, *, user_id: str, interval: str, email: str | None
+    db: Database, *, user_id: str, interval: str, email: str | None, idempotency_key: str | None
 ) -> Activation:
-    """Turn Cloud Sync on, charging at once unless a period is paid. ApiError 400, 402."""
+    """Turn Cloud Sync on, charging at once unless a period is paid. ApiError 400, 402, 409."""
     row = await db.move(
         "SELECT * FROM credits.activate_sync("
-        "p_user_id => $1, p_interval => $2, p_email => $3, p_id => $4)",
+        "p_user_id => $1, p_interval => $2, p_email => $3, p_id => $4, p_idempotency_key => $5)",
         user_id,
         interval,
         email,
         uuid7(),
+        idempotency_key,
     )
     return Activation(**row)
 

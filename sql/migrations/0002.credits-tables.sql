@@ -206,6 +206,29 @@ COMMENT ON COLUMN credits.reservations.expires_at IS 'When a job may give the cr
 COMMENT ON COLUMN credits.reservations.created_at IS 'When the credits were held';
 COMMENT ON COLUMN credits.reservations.resolved_at IS 'When it ended';
 
+CREATE TABLE credits.keyed_calls (
+    user_id text NOT NULL,
+    origin credits.origin NOT NULL,
+    idempotency_key text NOT NULL,
+    operation text NOT NULL,
+    subject text NOT NULL,
+    result jsonb,
+    created_at timestamptz NOT NULL,
+    CONSTRAINT keyed_calls_pkey PRIMARY KEY (user_id, origin, idempotency_key),
+    CONSTRAINT keyed_calls_user_id_fkey FOREIGN KEY (user_id) REFERENCES credits.balances (user_id),
+    CONSTRAINT keyed_calls_idempotency_key_check CHECK (char_length(idempotency_key) BETWEEN 1 AND 255),
+    CONSTRAINT keyed_calls_origin_check CHECK (origin IN ('user', 'service'))
+);
+COMMENT ON TABLE credits.keyed_calls IS
+'The idempotency keys of calls that make no row of their own which could hold it: activations, redemptions, cancellations, commits, returned holds';
+COMMENT ON COLUMN credits.keyed_calls.user_id IS 'Whose credits moved';
+COMMENT ON COLUMN credits.keyed_calls.origin IS 'Who chose the key';
+COMMENT ON COLUMN credits.keyed_calls.idempotency_key IS 'The key; it shares one key space with the ledger, reservations and purchases';
+COMMENT ON COLUMN credits.keyed_calls.operation IS 'The function that was called';
+COMMENT ON COLUMN credits.keyed_calls.subject IS 'What the call was about, such as the gift or the interval: the same key for anything else is refused';
+COMMENT ON COLUMN credits.keyed_calls.result IS 'The first answer, where it cannot be told from the state any more';
+COMMENT ON COLUMN credits.keyed_calls.created_at IS 'When the key was used';
+
 CREATE TABLE credits.packages (
     id uuid NOT NULL,
     name text NOT NULL,

@@ -169,7 +169,8 @@ CREATE TYPE credits.sync_activation AS (
     next_charge_at timestamptz,
     paid_until timestamptz,
     amount_charged bigint,
-    available bigint
+    available bigint,
+    replayed boolean
 );
 COMMENT ON TYPE credits.sync_activation IS 'What an activation did; amount_charged is 0 inside a period already paid';
 

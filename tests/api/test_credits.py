@@ -17,7 +17,6 @@ from tests.support.answers import (
     next_page,
     require_error,
     require_shape,
-    wrong_fields,
 )
 from tests.support.databases import Connection
 from tests.support.running import Answer, Running
@@ -166,8 +165,8 @@ async def test_what_is_available_is_never_told_as_negative(
 ) -> None:
     await service.grant("ann", 10)
     await admin.execute(
-        "SELECT credits._record_move(ROW('ann', NULL, 'reversal', 'system', -25, 'system', 'x',"
-        " NULL, NULL, NULL)::credits.new_move, now())"
+        "SELECT FROM credits._record_move(ROW('ann', NULL, 'reversal', 'system', -25, 'system',"
+        " 'x', NULL, NULL, NULL)::credits.new_move, now())"
     )
 
     refused = await use(service, "ann", 1)
@@ -204,17 +203,22 @@ async def test_the_history_is_newest_first(service: Running) -> None:
     assert answer.status == 200
     for row in answer.body:
         require_shape(row, TRANSACTION)
-    assert [row["description"] for row in answer.body] == ["number 2", "number 1", "number 0", "test"]
+    assert [row["description"] for row in answer.body] == [
+        "number 2",
+        "number 1",
+        "number 0",
+        "test",
+    ]
     assert [row["type"] for row in answer.body] == ["usage", "usage", "usage", "grant"]
     assert [row["balanceAfter"] for row in answer.body] == [7, 8, 9, 10]
-    assert "Link" not in answer.headers
+    assert next_page(answer) is None
 
 
 async def test_the_history_of_a_user_never_seen_is_empty(service: Running) -> None:
     answer = await service.call("GET", "/credits/transactions", user="nobody")
 
     assert (answer.status, answer.body) == (200, [])
-    assert "Link" not in answer.headers
+    assert next_page(answer) is None
 
 
 async def test_the_history_of_others_is_not_shown(service: Running) -> None:
@@ -226,7 +230,8 @@ async def test_the_history_of_others_is_not_shown(service: Running) -> None:
 async def fill(admin: Connection, user: str, rows: int) -> None:
     """Write a history: row n is a grant of n credits."""
     await admin.execute(
-        "SELECT credits.grant_credits($1, n, 'test', 'filled-' || n) FROM generate_series(1, $2) n",
+        "SELECT FROM generate_series(1, $2) AS n"
+        " CROSS JOIN LATERAL credits.grant_credits($1, n, 'test', 'filled-' || n)",
         user,
         rows,
     )
@@ -323,15 +328,6 @@ async def test_filters(service: Running) -> None:
     assert await amounts("?appId=unknown") == []
 
 
-@pytest.mark.parametrize(
-    "cursor", ["x", "0", "-1", "1.5", "%2B1", "1%201", "9223372036854775808", "%D9%A1", "1e3"]
-)
-async def test_what_is_no_cursor_is_refused(service: Running, cursor: str) -> None:
-    answer = await service.call("GET", f"/credits/transactions?before={cursor}", user="ann")
-
-    assert wrong_fields(answer) == ["before"]
-
-
 # Usage
 
 
@@ -391,11 +387,11 @@ async def test_usage_looks_back_as_many_days_as_it_is_asked(
     # A day that ends between the setting up and the asking moves every bound by one.
     now = await admin.fetchval("SELECT now()")
     move = (
-        "SELECT credits._record_move(ROW('ann', NULL, $1::credits.transaction_type, 'system',"
+        "SELECT FROM credits._record_move(ROW('ann', NULL, $1::credits.transaction_type, 'system',"
         " $2::bigint, 'app', 'x', NULL, NULL, NULL)::credits.new_move, $3)"
     )
-    await admin.execute("SELECT credits._lock_balance('ann')")
-    await admin.execute(move, "grant", 1000, now - timedelta(days=401))
+    await admin.execute("SELECT FROM credits._lock_balance('ann')")
+    await admin.execute(move, "grant", 5000, now - timedelta(days=401))
     days = (400, 366, 365, 31, 30, 29, 1, 0)
     for ago in days:
         await admin.execute(move, "usage", -1 - ago, now - timedelta(days=ago))

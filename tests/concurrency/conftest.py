@@ -40,7 +40,7 @@ async def service(database: Clone, cluster: Cluster) -> AsyncIterator[Running]:
     settings = as_settings(
         cluster,
         database.name,
-        DATABASE_POOL_MAX="32",
+        DATABASE_POOL_MAX="24",
         STRIPE_SECRET_KEY="sk_test_1",
         STRIPE_WEBHOOK_SECRET=STRIPE_WEBHOOK_SECRET,
     )

@@ -41,8 +41,6 @@ class Ground:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            # It takes Ctrl-C even where those who started us do not.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )
 
     def wait_until_up(self, process: "subprocess.Popen[str]") -> Running:
@@ -59,6 +57,8 @@ class Ground:
 @pytest.fixture
 def ground() -> Iterator[Ground]:
     folder = Path(tempfile.mkdtemp(prefix="mana-credits-run-"))
+    # Run by root, the cluster runs under another account, which has to get there.
+    folder.chmod(0o711)
     ground = Ground(folder / "data", free_port())
     yield ground
     if (ground.data_dir / "postgres").exists():

@@ -136,9 +136,7 @@ async def test_a_call_that_failed_leaves_its_key_unused(service_login: Connectio
 
 async def test_held_credits_cannot_be_spent(service_login: Connection) -> None:
     await grant(service_login, "ann", 10)
-    await call(
-        service_login, "credits.reserve_credits", user_id="ann", amount=7, reason="research"
-    )
+    await call(service_login, "credits.reserve_credits", user_id="ann", amount=7, reason="research")
     refused = await refusal(
         service_login, USE, user_id="ann", amount=4, app_id="app", description="x"
     )

@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 from uuid import UUID
 
+from multidict import CIMultiDict
+
 from tests.support.running import Answer
 
 Kind = Callable[[Any], bool]
@@ -185,9 +187,14 @@ def require_error(answer: Answer, status: int, code: str, details: Any = ...) ->
     assert isinstance(answer.body["message"], str)
     assert answer.body["message"]
     assert set(answer.body) <= {"statusCode", "error", "message", "details"}
-    assert answer.headers["X-Request-Id"]
+    assert header(answer, "X-Request-Id")
     if details is not ...:
         assert answer.body.get("details") == details
+
+
+def header(answer: Answer, name: str) -> str | None:
+    """A header of an answer; its name in any case."""
+    return CIMultiDict(answer.headers).get(name)
 
 
 def wrong_fields(answer: Answer) -> list[str]:
@@ -202,7 +209,7 @@ def wrong_fields(answer: Answer) -> list[str]:
 
 def next_page(answer: Answer) -> str | None:
     """The path and query behind `/api/v1` of the next page, or None where there is no more."""
-    link = answer.headers.get("Link")
+    link = header(answer, "Link")
     if link is None:
         return None
     match = re.fullmatch(r'<https?://[^/]+/api/v1(/[^>]+)>; rel="next"', link)

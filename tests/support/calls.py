@@ -1,27 +1,14 @@
-"""Calls of the SQL functions by name, what they leave behind, and steps between connections."""
+"""Calls of the SQL functions by name, and what they leave behind."""
 
-import asyncio
-import contextlib
-import itertools
-import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
 import asyncpg
-import psycopg
 import pytest
-from psycopg import sql
 
-from service.dev.postgres import Cluster
-from tests.support.databases import Clone, Connection, detail
-
-_clones = itertools.count(1)
-
-DEADLINE_SECONDS = 60
-"""How long a test waits for a condition; far more than any machine needs."""
+from tests.support.databases import Connection, detail
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +51,9 @@ async def refusal(connection: Connection, function: str, **arguments: Any) -> Re
     return Refusal(caught.value.sqlstate, detail(caught.value))
 
 
-async def grant(connection: Connection, user_id: str, amount: int, reference: str = "start") -> None:
+async def grant(
+    connection: Connection, user_id: str, amount: int, reference: str = "start"
+) -> None:
     """Give a user credits to begin with."""
     granted = await call(
         connection,
@@ -107,7 +96,7 @@ async def reverse(admin: Connection, user_id: str, amount: int) -> None:
     """Take credits as a reversal does: it alone may take more than there is."""
     await admin.execute(
         """
-        SELECT credits._record_move(
+        SELECT * FROM credits._record_move(
             ROW($1, NULL, 'reversal', 'system', -$2::bigint, 'system', 'Refunded', NULL, NULL, NULL)
                 ::credits.new_move,
             clock_timestamp()
@@ -178,28 +167,3 @@ async def last_run(admin: Connection, job: str) -> asyncpg.Record:
     )
     assert row is not None
     return row
-
-
-async def until_blocked(admin: Connection, connection: Connection) -> None:
-    """Return once a connection waits for a lock that another transaction holds."""
-    pid = connection.get_server_pid()
-    async with asyncio.timeout(DEADLINE_SECONDS):
-        while True:
-            if await admin.fetchval("SELECT cardinality(pg_blocking_pids($1)) > 0", pid):
-                return
-            await asyncio.sleep(0.01)
-
-
-@contextlib.contextmanager
-def cloned(cluster: Cluster, template: str) -> Iterator[Clone]:
-    """A clone for several tests that leave it as it was, such as a whole module."""
-    name = f"shared_{os.getpid()}_{next(_clones)}"
-    with psycopg.connect(cluster.admin_url(), autocommit=True) as connection:
-        create = sql.SQL("CREATE DATABASE {} TEMPLATE {}")
-        connection.execute(create.format(sql.Identifier(name), sql.Identifier(template)))
-    try:
-        yield Clone(name, cluster.admin_url(name), cluster.service_url(name))
-    finally:
-        with psycopg.connect(cluster.admin_url(), autocommit=True) as connection:
-            drop = sql.SQL("DROP DATABASE {} WITH (FORCE)")
-            connection.execute(drop.format(sql.Identifier(name)))

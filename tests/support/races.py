@@ -70,13 +70,26 @@ async def blocked(admin: Connection, waiting: Connection) -> None:
     await until(is_blocked, "a connection that waits for a lock")
 
 
-@contextlib.asynccontextmanager
-async def connections(database: Clone, number: int) -> AsyncIterator[list[Connection]]:
+def connections(
+    database: Clone, number: int
+) -> contextlib.AbstractAsyncContextManager[list[Connection]]:
     """Connections of the service's login, for steps that are taken one after the other."""
+    return _connections(database.service_url, number)
+
+
+def superusers(
+    database: Clone, number: int
+) -> contextlib.AbstractAsyncContextManager[list[Connection]]:
+    """Connections that may call the private functions, to which time is given."""
+    return _connections(database.admin_url, number)
+
+
+@contextlib.asynccontextmanager
+async def _connections(url: str, number: int) -> AsyncIterator[list[Connection]]:
     opened: list[Connection] = []
     try:
         for _ in range(number):
-            opened.append(await connect(database.service_url))
+            opened.append(await connect(url))
         yield opened
     finally:
         for connection in opened:
@@ -86,13 +99,14 @@ async def connections(database: Clone, number: int) -> AsyncIterator[list[Connec
 async def subscribe(admin: Connection, users: list[str], credits: int) -> None:
     """Give users credits and a monthly Cloud Sync, of whose charges this pays the first."""
     await admin.execute(
-        "SELECT credits.grant_credits(u, $2, 'test', 'start') FROM unnest($1::text[]) AS u",
+        "SELECT g.seq FROM unnest($1::text[]) AS u"
+        " CROSS JOIN LATERAL credits.grant_credits(u, $2, 'test', 'start') AS g",
         users,
         credits + 30,
     )
     await admin.execute(
-        "SELECT credits.activate_sync(p_user_id => u, p_id => gen_random_uuid())"
-        " FROM unnest($1::text[]) AS u",
+        "SELECT a.paid_until FROM unnest($1::text[]) AS u"
+        " CROSS JOIN LATERAL credits.activate_sync(p_user_id => u, p_id => gen_random_uuid()) AS a",
         users,
     )
 

@@ -29,7 +29,7 @@ BEGIN
         WHERE user_id = p_subscription.user_id;
         RETURN ROW(
             p_interval, p_subscription.paid_until, p_subscription.paid_until, 0,
-            v_balance.balance - v_balance.reserved
+            v_balance.balance - v_balance.reserved, false
         )::credits.sync_activation;
     END IF;
 
@@ -63,7 +63,7 @@ BEGIN
     WHERE user_id = p_subscription.user_id;
     RETURN ROW(
         p_interval, v_next_at, v_next_at, v_price.price,
-        v_balance.balance - v_balance.reserved - v_price.price
+        v_balance.balance - v_balance.reserved - v_price.price, false
     )::credits.sync_activation;
 END
 $$;

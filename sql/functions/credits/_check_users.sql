@@ -197,6 +197,9 @@ BEGIN
         SELECT l.user_id, l.origin, l.idempotency_key FROM ledger AS l
         WHERE l.idempotency_key IS NOT NULL
         UNION ALL
+        SELECT c.user_id, c.origin, c.idempotency_key FROM credits.keyed_calls AS c
+        WHERE p_user_id IS NULL OR c.user_id = p_user_id
+        UNION ALL
         SELECT r.user_id, 'service', r.idempotency_key FROM credits.reservations AS r
         WHERE r.idempotency_key IS NOT NULL AND (p_user_id IS NULL OR r.user_id = p_user_id)
         UNION ALL

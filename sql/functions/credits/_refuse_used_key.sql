@@ -2,8 +2,8 @@
 --
 -- Debits, refunds, reservations, gifts and purchases of one origin share one key space
 -- (database.md, rule 7), and their keys stand in the table of what they made: the ledger,
--- reservations (services only), purchases (users only). p_but_not is the caller's own table,
--- in which it has looked already.
+-- reservations (services only), purchases (users only); those of calls that make no row of their
+-- own stand in keyed_calls. p_but_not is the caller's own table, in which it has looked already.
 --
 -- Needs:  the user's balance row is locked; every keyed call of a user takes it.
 -- Raises: MC003 idempotency_key_reused.
@@ -16,6 +16,10 @@ AS $$
 BEGIN
     IF p_but_not <> 'transactions' AND EXISTS (
             SELECT 1 FROM credits.transactions
+            WHERE user_id = p_user_id AND origin = p_origin AND idempotency_key = p_idempotency_key
+        )
+        OR p_but_not <> 'keyed_calls' AND EXISTS (
+            SELECT 1 FROM credits.keyed_calls
             WHERE user_id = p_user_id AND origin = p_origin AND idempotency_key = p_idempotency_key
         )
         OR p_but_not <> 'reservations' AND p_origin = 'service' AND EXISTS (

@@ -3,13 +3,15 @@
 -- A hold past its time that no job has swept yet is still committed: the provider has been paid.
 --
 -- Locks:  the reservation row, then the user's balance row.
--- Raises: MC001 invalid_request, MC004 not_found, MC013 reservation_resolved.
+-- Raises: MC001 invalid_request, MC003 idempotency_key_reused, MC004 not_found,
+--         MC013 reservation_resolved.
 CREATE OR REPLACE FUNCTION credits.commit_reservation(
     p_reservation_id uuid,
     p_user_id text DEFAULT NULL,
     p_description text DEFAULT NULL,
     p_amount bigint DEFAULT NULL,
-    p_id uuid DEFAULT NULL
+    p_id uuid DEFAULT NULL,
+    p_idempotency_key text DEFAULT NULL
 )
 RETURNS credits.committed_hold
 LANGUAGE plpgsql SECURITY DEFINER
@@ -28,6 +30,10 @@ BEGIN
     );
     v_reservation := credits._lock_reservation(p_reservation_id, p_user_id);
     v_balance := credits._lock_balance(v_reservation.user_id);
+    PERFORM credits._replayed_call(
+        v_reservation.user_id, 'service', p_idempotency_key, 'commit_reservation',
+        v_reservation.id::text
+    );
 
     IF v_reservation.status = 'committed' THEN
         RETURN ROW(
@@ -62,10 +68,14 @@ BEGIN
         transaction_id = v_move.id,
         resolved_at = v_now
     WHERE user_id = v_reservation.user_id AND id = v_reservation.id;
+    PERFORM credits._keep_call(
+        v_reservation.user_id, 'service', p_idempotency_key, 'commit_reservation',
+        v_reservation.id::text, v_now
+    );
     RETURN ROW(
         v_reservation.id, v_reservation.user_id, v_move.id, v_amount, false, v_move.available
     )::credits.committed_hold;
 END
 $$;
-COMMENT ON FUNCTION credits.commit_reservation(uuid, text, text, bigint, uuid) IS
-'Debits what a reservation holds, or p_amount of it; the rest goes back. Again returns the first result. Raises MC001 invalid_request, MC004 not_found, MC013 reservation_resolved';
+COMMENT ON FUNCTION credits.commit_reservation(uuid, text, text, bigint, uuid, text) IS
+'Debits what a reservation holds, or p_amount of it; the rest goes back. Again returns the first result. Raises MC001 invalid_request, MC003 idempotency_key_reused, MC004 not_found, MC013 reservation_resolved';

@@ -4,14 +4,15 @@
 -- A refusal is returned as an outcome and not raised, so that the attempt stays written down.
 --
 -- Locks:  the gift row, then the redeemer's balance row.
--- Raises: MC001 invalid_request, MC004 not_found for an unknown code.
+-- Raises: MC001 invalid_request, MC003 idempotency_key_reused, MC004 not_found for an unknown code.
 CREATE OR REPLACE FUNCTION gifts.redeem_gift(
     p_code text,
     p_user_id text,
     p_email text DEFAULT NULL,
     p_email_verified boolean DEFAULT NULL,
     p_source_app_id text DEFAULT NULL,
-    p_id uuid DEFAULT NULL
+    p_id uuid DEFAULT NULL,
+    p_idempotency_key text DEFAULT NULL
 )
 RETURNS gifts.redemption
 LANGUAGE plpgsql SECURITY DEFINER
@@ -36,6 +37,12 @@ BEGIN
     END IF;
     v_gift := gifts._lock_gift(v_seen.id);
     v_now := clock_timestamp();
+    IF p_idempotency_key IS NOT NULL THEN
+        PERFORM credits._lock_balance(p_user_id);
+        PERFORM credits._replayed_call(
+            p_user_id, 'user', p_idempotency_key, 'redeem_gift', v_gift.id::text
+        );
+    END IF;
 
     IF v_gift.redeemed_by = p_user_id THEN
         v_available := (credits.get_balance(p_user_id)).available;
@@ -69,11 +76,14 @@ BEGIN
     END IF;
 
     v_move := gifts._give(v_gift, p_user_id, p_source_app_id, p_id);
+    PERFORM credits._keep_call(
+        p_user_id, 'user', p_idempotency_key, 'redeem_gift', v_gift.id::text, v_now
+    );
     RETURN ROW(
         'success', v_gift.id, v_gift.total_credits, v_gift.message, v_gift.creator_name, false,
         v_move.available
     )::gifts.redemption;
 END
 $$;
-COMMENT ON FUNCTION gifts.redeem_gift(text, text, text, boolean, text, uuid) IS
-'Gives a gift to whoever has its code; a personalized one only to the target''s address, unless it is known to be unverified. Every refusal is an outcome and is written down. Raises MC001 invalid_request, MC004 not_found';
+COMMENT ON FUNCTION gifts.redeem_gift(text, text, text, boolean, text, uuid, text) IS
+'Gives a gift to whoever has its code; a personalized one only to the target''s address, unless it is known to be unverified. Every refusal is an outcome and is written down. Raises MC001 invalid_request, MC003 idempotency_key_reused, MC004 not_found';

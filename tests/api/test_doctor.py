@@ -1,0 +1,121 @@
+"""`mana-credits check`, against databases in every state it tells of."""
+
+import asyncio
+import contextlib
+import os
+import sys
+from collections.abc import Mapping
+
+import psycopg
+from http_support import Issuer
+
+from service.dev.postgres import Cluster
+from tests.support.databases import Clone
+
+Report = dict[str, tuple[str, str]]
+
+
+async def check(env: Mapping[str, str]) -> tuple[int, Report]:
+    """The exit status and, by subject, the state and text of each line."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "service",
+        "check",
+        env={"PATH": os.environ["PATH"], "MANA_ENV": "development"} | dict(env),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    async with asyncio.timeout(120):
+        output, errors = await process.communicate()
+    assert errors == b""
+    report: Report = {}
+    for line in output.decode().splitlines():
+        state, what, text = line[:5].strip(), *line[6:].split(": ", 1)
+        assert state in ("ok", "warn", "fail")
+        report[what] = (state, text)
+    status = process.returncode
+    assert status == (1 if "fail" in {state for state, _ in report.values()} else 0)
+    return status, report
+
+
+def states(report: Report) -> dict[str, str]:
+    return {what: state for what, (state, _) in report.items()}
+
+
+def environment(clone: Clone, issuer: Issuer) -> dict[str, str]:
+    return {
+        "DATABASE_URL": clone.service_url,
+        "ADMIN_DATABASE_URL": clone.admin_url,
+        "MANA_AUTH_URL": issuer.url,
+    }
+
+
+async def test_a_migrated_database_without_jobs(database: Clone, issuer: Issuer) -> None:
+    status, report = await check(environment(database, issuer))
+    assert status == 1
+    found = states(report)
+    for what in ("settings", "database", "login", "migrations", "ledger", "keys"):
+        assert found[what] == "ok", report
+    assert found["stripe"] == "warn"
+    # In a cluster where pg_cron was never set up, all there is to say is one line.
+    assert "fail" in {state for what, state in found.items() if what.startswith("job")}
+
+
+async def test_in_production_without_the_administrator(database: Clone, issuer: Issuer) -> None:
+    env = environment(database, issuer) | {
+        "MANA_ENV": "production",
+        "MANA_SERVICE_KEY": "a-service-key",
+    }
+    del env["ADMIN_DATABASE_URL"]
+    status, report = await check(env)
+    assert status == 0
+    found = states(report)
+    assert found["login"] == "ok"
+    for what in ("migrations", "jobs", "ledger"):
+        assert report[what] == ("warn", "not examined: ADMIN_DATABASE_URL is not set")
+    mighty = await check(env | {"DATABASE_URL": database.admin_url})
+    assert mighty[0] == 1
+    assert mighty[1]["login"] == ("fail", "postgres is, or can become, postgres")
+
+
+async def test_nothing_there(issuer: Issuer) -> None:
+    nowhere = "postgresql://mana:secret@127.0.0.1:9/none"
+    status, report = await check(
+        {
+            "DATABASE_URL": nowhere,
+            "MANA_AUTH_URL": "http://127.0.0.1:9",
+            "STRIPE_SECRET_KEY": "sk_test_1",
+            "STRIPE_WEBHOOK_SECRET": "whsec_1",
+            "STRIPE_API_BASE": "http://127.0.0.1:9",
+        }
+    )
+    assert status == 1
+    found = states(report)
+    assert found.pop("settings") == "ok"
+    assert set(found.values()) == {"fail"}
+    assert set(found) == {"database", "login", "migrations", "jobs", "ledger", "stripe", "keys"}
+    assert "secret" not in str(report)
+
+
+async def test_a_database_that_was_never_migrated(cluster: Cluster, issuer: Issuer) -> None:
+    name = f"empty_{os.getpid()}"
+    cluster.ensure_database(name)
+    try:
+        status, report = await check(
+            {"DATABASE_URL": cluster.admin_url(name), "MANA_AUTH_URL": issuer.url}
+        )
+        assert status == 1
+        found = states(report)
+        assert found["database"] == "ok"
+        assert found["login"] == "warn"  # a superuser, in development
+        assert any(what.startswith("migration") for what, state in found.items() if state == "fail")
+        for what in ("jobs", "ledger"):
+            assert found[what] == "fail"
+            assert "mana-credits migrate" in report[what][1]
+    finally:
+        with (
+            contextlib.suppress(psycopg.Error),
+            psycopg.connect(cluster.admin_url(), autocommit=True) as connection,
+        ):
+            connection.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
