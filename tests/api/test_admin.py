@@ -82,39 +82,29 @@ async def test_a_gift_ends_a_pause(service: Running) -> None:
     assert (await ask(service, "GET", "ann")).body["paused"] is False
 
 
-@pytest.mark.parametrize("role", [None, "user", "Admin", "admin ", ["admin"], True])
 @pytest.mark.parametrize(
     ("method", "path"), [("GET", "ann"), ("POST", "ann/gift"), ("DELETE", "ann/gift")]
 )
-async def test_this_is_for_administrators(
-    service: Running, method: str, path: str, role: Any
-) -> None:
-    require_error(await ask(service, method, path, role=role), 403, "forbidden")
+async def test_this_is_for_administrators(service: Running, method: str, path: str) -> None:
+    for role in (None, "user", "Admin", "admin ", ["admin"], True):
+        require_error(await ask(service, method, path, role=role), 403, "forbidden")
 
 
-@pytest.mark.parametrize(
-    ("user_id", "fits"),
-    [
-        ("x" * 128, True),
-        ("x" * 129, False),
-        ("auth0|5f7c8ec7c33c6c004bbafe82", True),
-        ("Jürgen~!$&'()*+,;=:@", True),
-        ("...", True),
-        ("a b", False),
-        ("a/b", False),
-        ("a?b", False),
-        ("a%b", False),
-        ("a#b", False),
-        ("a{b}", False),
-        ("a\tb", False),
-        ("a\x00b", False),
-        ("a\u200bb", False),
-    ],
-)
-async def test_user_ids_in_paths(service: Running, user_id: str, fits: bool) -> None:
+FITTING = ("x" * 128, "auth0|5f7c8ec7c33c6c004bbafe82", "Jürgen~!$&'()*+,;=:@", "...")
+UNFIT = ("x" * 129, "a b", "a/b", "a?b", "a%b", "a#b", "a{b}", "a\tb", "a\x00b", "a\u200bb")
+
+
+async def test_user_ids_that_fit_into_paths(service: Running) -> None:
+    for user_id in FITTING:
+        for method, path in (("GET", ""), ("POST", "/gift"), ("DELETE", "/gift")):
+            answer = await ask(service, method, quote(user_id, safe="") + path)
+            assert answer.status == 200, (method, user_id, answer.body)
+            assert answer.body.get("userId", user_id) == user_id
+
+
+@pytest.mark.parametrize("user_id", UNFIT)
+async def test_user_ids_that_cannot_be(service: Running, user_id: str) -> None:
     for method, path in (("GET", ""), ("POST", "/gift"), ("DELETE", "/gift")):
-        answer = await ask(service, method, quote(user_id, safe="") + path)
-        if fits:
-            assert answer.status == 200, answer.body
-        else:
-            assert wrong_fields(answer) == ["userId"]
+        assert wrong_fields(await ask(service, method, quote(user_id, safe="") + path)) == [
+            "userId"
+        ]

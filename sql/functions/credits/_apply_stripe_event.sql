@@ -41,6 +41,9 @@ BEGIN
     v_before := credits._lock_purchase(v_user_id, v_id);
 
     IF v_is_session THEN
+        -- A foreign key leads from the address to the balance: without this lock first, the insert
+        -- would take a weaker one on it, and wait for the stronger one later.
+        PERFORM credits._lock_balance(v_user_id);
         INSERT INTO credits.contacts (user_id, email, updated_at)
         SELECT v_user_id, e.email, clock_timestamp()
         FROM (SELECT p_object #>> '{customer_details,email}' AS email) AS e

@@ -17,7 +17,8 @@ DECLARE
     v_error    text;
 BEGIN
     PERFORM credits._require(p_batch_size > 0, 'batchSize', 'must be at least 1');
-    SELECT array_agg(d.user_id) INTO v_users
+    -- In the order of user_id, in which all balances are locked, also one by one.
+    SELECT array_agg(d.user_id ORDER BY d.user_id) INTO v_users
     FROM (
         SELECT s.user_id
         FROM credits.sync_subscriptions AS s

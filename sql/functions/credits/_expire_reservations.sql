@@ -16,7 +16,8 @@ DECLARE
     v_result credits.batch_result;
 BEGIN
     SELECT
-        array_agg(d.user_id ORDER BY d.expires_at, d.id), array_agg(d.id ORDER BY d.expires_at, d.id),
+        -- In the order of user_id, in which all balances are locked, also one by one.
+        array_agg(d.user_id ORDER BY d.user_id, d.id), array_agg(d.id ORDER BY d.user_id, d.id),
         count(*), max(d.expires_at), (array_agg(d.id::text ORDER BY d.expires_at DESC, d.id DESC))[1]
     INTO v_users, v_ids, v_result.done, v_result.last_at, v_result.last_key
     FROM (

@@ -3,7 +3,7 @@
 -- Once per charge: announced_for keeps which one was announced. A user whose credits suffice
 -- today may have spent them tomorrow, so he is looked at again until his charge is due.
 --
--- Locks: the subscriptions, passing over those that somebody works on.
+-- Locks: the subscriptions, passing over those that somebody works on, then balances by user_id.
 CREATE OR REPLACE FUNCTION credits.announce_charges(
     p_batch_size integer DEFAULT 500,
     p_after timestamptz DEFAULT '-infinity',
@@ -39,16 +39,20 @@ BEGIN
         LIMIT p_batch_size
     ) AS d;
 
+    SELECT array_agg(l.user_id) INTO v_users
+    FROM (
+        SELECT s.user_id FROM credits.sync_subscriptions AS s
+        WHERE s.user_id = ANY(v_users)
+            AND s.next_charge_at > v_now
+            AND s.announced_for IS DISTINCT FROM s.next_charge_at
+        FOR UPDATE SKIP LOCKED
+    ) AS l;
+    -- The notices' foreign key locks the balances, and all balances are locked in one order.
+    PERFORM 1 FROM credits.balances WHERE user_id = ANY(v_users) ORDER BY user_id FOR KEY SHARE;
+
     WITH announced AS (
         UPDATE credits.sync_subscriptions AS s SET announced_for = s.next_charge_at
-        FROM (
-            SELECT l.user_id FROM credits.sync_subscriptions AS l
-            WHERE l.user_id = ANY(v_users)
-                AND l.next_charge_at > v_now
-                AND l.announced_for IS DISTINCT FROM l.next_charge_at
-            FOR UPDATE SKIP LOCKED
-        ) AS l
-        WHERE s.user_id = l.user_id
+        WHERE s.user_id = ANY(v_users)
         RETURNING s.user_id, s.billing_interval, s.price, s.next_charge_at
     ),
     written AS (

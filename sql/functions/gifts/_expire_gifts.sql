@@ -17,11 +17,12 @@ DECLARE
     v_result credits.batch_result;
 BEGIN
     SELECT
-        array_agg(d.id ORDER BY d.expires_at, d.id), count(*), max(d.expires_at),
+        -- In the order of user_id, in which all balances are locked, also one by one.
+        array_agg(d.id ORDER BY d.creator_id, d.id), count(*), max(d.expires_at),
         (array_agg(d.id::text ORDER BY d.expires_at DESC, d.id DESC))[1]
     INTO v_ids, v_result.done, v_result.last_at, v_result.last_key
     FROM (
-        SELECT g.id, g.expires_at
+        SELECT g.id, g.creator_id, g.expires_at
         FROM gifts.gift_codes AS g
         WHERE g.status = 'active'
             AND g.expires_at <= p_now
