@@ -440,7 +440,10 @@ CREATE TABLE credits.sync_subscriptions (
         CASE WHEN active AND NOT gifted THEN coalesce(retry_at, next_charge_at) END
     ) STORED,
     CONSTRAINT sync_subscriptions_pkey PRIMARY KEY (user_id),
-    CONSTRAINT sync_subscriptions_user_id_fkey FOREIGN KEY (user_id) REFERENCES credits.balances (user_id),
+    -- Checked at the end, when the balance is locked already: checked at once, it would take a weaker
+    -- lock on the balance than the same transaction takes later, and two of these wait in a circle.
+    CONSTRAINT sync_subscriptions_user_id_fkey FOREIGN KEY (user_id) REFERENCES credits.balances (user_id)
+    DEFERRABLE INITIALLY DEFERRED,
     CONSTRAINT sync_subscriptions_price_check CHECK (price > 0),
     CONSTRAINT sync_subscriptions_state_check CHECK (
         (active OR NOT gifted)
@@ -524,7 +527,9 @@ CREATE TABLE credits.contacts (
     email text NOT NULL,
     updated_at timestamptz NOT NULL,
     CONSTRAINT contacts_pkey PRIMARY KEY (user_id),
-    CONSTRAINT contacts_user_id_fkey FOREIGN KEY (user_id) REFERENCES credits.balances (user_id),
+    -- At the end, as for sync_subscriptions.
+    CONSTRAINT contacts_user_id_fkey FOREIGN KEY (user_id) REFERENCES credits.balances (user_id)
+    DEFERRABLE INITIALLY DEFERRED,
     CONSTRAINT contacts_email_check CHECK (char_length(email) BETWEEN 3 AND 254 AND email LIKE '%_@_%')
 );
 COMMENT ON TABLE credits.contacts IS 'The last known address of a user, to which notices go';

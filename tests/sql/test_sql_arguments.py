@@ -260,7 +260,7 @@ async def test_the_least_and_the_largest_gift_is_made(
 async def test_texts_out_of_bounds_are_refused_by_name(service_login: Connection) -> None:
     await grant(service_login, "ann", 1000)
     keys = ["", "k" * 256]
-    words = {
+    words: dict[str, list[Any]] = {
         "app_id": ["", "a" * 65],
         "description": ["d" * 501],
         "metadata": [[], "x", 1, {"a": "x" * (65_536 - 8)}],
@@ -353,7 +353,7 @@ async def test_texts_out_of_bounds_are_refused_by_name(service_login: Connection
 
 async def test_texts_at_their_bounds_are_taken(service_login: Connection) -> None:
     await grant(service_login, "ann", 1000)
-    words = {
+    words: dict[str, Any] = {
         "app_id": "a" * 64,
         "description": "d" * 500,
         "metadata": {"a": "x" * (65_536 - 9)},
@@ -414,13 +414,14 @@ TAKEN_USERS = ["a", "a" * 128, "...", "a.b", "auth0|5f7c", "ann@example.org", "Ã
 async def test_what_cannot_be_a_user_id_is_refused(
     admin: Connection, service_login: Connection
 ) -> None:
+    calls: dict[str, dict[str, Any]] = {
+        "credits.init_balance": {},
+        "credits.grant_credits": {"amount": 1, "reason": "x", "reference_id": "y"},
+        "gifts.redeem_pending_gifts": {"email": "ann@example.org"},
+        "credits.gift_sync": {},
+    }
     for user in REFUSED_USERS:
-        for function, good in {
-            "credits.init_balance": {},
-            "credits.grant_credits": {"amount": 1, "reason": "x", "reference_id": "y"},
-            "gifts.redeem_pending_gifts": {"email": "ann@example.org"},
-            "credits.gift_sync": {},
-        }.items():
+        for function, good in calls.items():
             refused = await refusal(service_login, function, user_id=user, **good)
             assert (refused.sqlstate, refused.field) == ("MC001", "userId"), (function, user)
     assert await admin.fetchval("SELECT count(*) FROM credits.balances") == 0
