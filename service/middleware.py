@@ -30,6 +30,8 @@ EXPOSED_HEADERS: Final = "Link, X-Request-Id, Retry-After"
 PREFLIGHT_SECONDS: Final = 600
 
 _REQUEST_ID: Final = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,126}[\x21-\x7e])?")
+# Alone, a placeholder of aiohttp matches no braces, and a user id that has some would be a 404.
+_PLACEHOLDER: Final = re.compile(r"\{(\w+)\}")
 _CODES: Final[Mapping[int, tuple[str, str]]] = MappingProxyType(
     {
         400: ("invalid_request", "Bad request"),
@@ -51,7 +53,8 @@ def add_routes(app: web.Application, *tables: Routes) -> None:
             # A GET serves HEAD as well, with the same declaration.
             methods = ("GET", "HEAD") if route.method == "GET" else (route.method,)
             for method in methods:
-                declared[app.router.add_route(method, route.path, route.handler)] = route.auth
+                path = _PLACEHOLDER.sub(r"{\1:[^/]+}", route.path)
+                declared[app.router.add_route(method, path, route.handler)] = route.auth
     app[DECLARED] = MappingProxyType(declared)
     app.on_startup.append(_require_declarations)
 

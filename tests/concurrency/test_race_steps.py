@@ -420,25 +420,6 @@ async def test_a_gift_and_a_paid_checkout_of_one_user_do_not_wait_in_a_circle(
     assert applied["outcome"] == "purchase completed"
 
 
-async def test_a_first_activation_and_a_paid_checkout_do_not_wait_in_a_circle(
-    database: Clone, admin: Connection
-) -> None:
-    """One makes the user's first subscription, the other brings his first address."""
-    await admin.execute(GRANT, "ann", 100, "start")
-    event = await checkout_event(admin, "ann")
-    async with connections(database, 3) as (holder, paying, activating):
-        await holder.execute("BEGIN")
-        await holder.fetchrow(USE, "ann", 1, None)
-        paid = asyncio.ensure_future(paying.fetchrow(APPLY, event))
-        await blocked(admin, paying)
-        sync = asyncio.ensure_future(activating.fetchrow(ACTIVATE, "ann", "ann@example.com"))
-        await blocked(admin, activating)
-        await holder.execute("COMMIT")
-        applied, _ = await asyncio.gather(paid, sync)
-    assert applied is not None
-    assert applied["outcome"] == "purchase completed"
-
-
 async def checkout_event(admin: Connection, user: str) -> dict[str, Any]:
     """Stripe's event of a paid Checkout Session, for a purchase that has begun."""
     package = uuid4()

@@ -122,7 +122,7 @@ async def make_due(admin: Connection, users: list[str], hours: int) -> list[str]
         " next_charge_at = n.at, paid_until = n.at"
         " FROM (SELECT date_trunc('hour', now()) - make_interval(hours => $2) AS at) AS n"
         " WHERE user_id = ANY ($1) AND active AND NOT gifted"
-        " RETURNING 'sync:' || credits._utc_text(next_charge_at) AS key",
+        " RETURNING 'sync:' || periods + 1 AS key",
         users,
         hours,
     )
