@@ -3,7 +3,10 @@
 
 VENV := .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed
+# What runs it is a part of what tests it, and much quicker to install.
+TO_RUN := $(VENV)/.to-run
+TO_TEST := $(VENV)/.to-test
+comma := ,
 SHELL_FILES := .ci/run service/dev/packages.sh
 
 .PHONY: help run demo test lint format clean
@@ -12,11 +15,11 @@ SHELL_FILES := .ci/run service/dev/packages.sh
 help: ## this list
 	@sed -n 's/^\([a-z]*\):[^#]*## /  \1\t/p' Makefile | expand -t 12
 
-run: $(STAMP) ## the whole system on this machine, until Ctrl-C (PORT=3061)
+run: $(TO_RUN) ## the whole system on this machine, until Ctrl-C (PORT=3061)
 	@service/dev/packages.sh
 	@exec $(BIN)/python -m service run
 
-demo: $(STAMP) ## the story of the product, step by step
+demo: $(TO_RUN) ## the story of the product, step by step
 	@service/dev/packages.sh
 	@exec $(BIN)/python -m service demo
 
@@ -24,7 +27,7 @@ test: lint ## lint, then every test
 	@service/dev/packages.sh test
 	$(BIN)/python -m pytest
 
-lint: $(STAMP) ## formatting, types, layers, SQL, shell, compose
+lint: $(TO_TEST) ## formatting, types, layers, SQL, shell, compose
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
@@ -33,7 +36,7 @@ lint: $(STAMP) ## formatting, types, layers, SQL, shell, compose
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
 	$(BIN)/shellcheck $(SHELL_FILES)
 
-format: $(STAMP) ## put the Python files in shape
+format: $(TO_TEST) ## put the Python files in shape
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
@@ -41,8 +44,8 @@ clean: ## remove what can be made again; the data in .local stay
 	rm -rf $(VENV) .mypy_cache .ruff_cache .import_linter_cache .pytest_cache build dist *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(STAMP): pyproject.toml
+$(TO_RUN) $(TO_TEST): pyproject.toml
 	@service/dev/packages.sh
 	@test -x $(BIN)/python || python3 -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev,test,lint]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[$(if $(filter $(TO_TEST),$@),dev$(comma)test$(comma)lint,dev)]'
 	@touch $@
