@@ -199,6 +199,12 @@ class Database:
                     settle_until = time.monotonic() + SETTLE_SECONDS
                     _log.warning("settling a move", cause=_cause(error))
                 failure = error
+            except asyncpg.PostgresError as error:
+                # A defect met while settling says nothing about what was sent before it.
+                if settle_until is None:
+                    raise
+                _log.error("a move could not be settled", exc_info=error)
+                raise OutcomeUnknownError from error
             pause = _backoff(attempt)
             if settle_until is not None and time.monotonic() + pause >= settle_until:
                 _log.error("the outcome of a move is unknown", cause=_cause(failure))
@@ -214,7 +220,9 @@ class Database:
             try:
                 return await fetch(connection, seconds)
             except asyncpg.PostgresError as error:
-                raise _sorted(error) from error
+                if (meant := _sorted(error)) is None:
+                    raise
+                raise meant from error
             except (TimeoutError, OSError, asyncpg.InternalClientError) as error:
                 raise _LostError from error
             except asyncpg.InterfaceError as error:
@@ -325,8 +333,8 @@ def _value(sql: str, args: tuple[object, ...]) -> _Fetch[Any]:
     return lambda connection, timeout: connection.fetchval(sql, *args, timeout=timeout)
 
 
-def _sorted(error: asyncpg.PostgresError) -> Exception:
-    """What an error of PostgreSQL means for the statement that met it."""
+def _sorted(error: asyncpg.PostgresError) -> Exception | None:
+    """What an error of PostgreSQL means for the statement that met it; None for a defect."""
     state = error.sqlstate or ""
     if state in _CONFLICTS:
         return _ConflictError()
@@ -334,8 +342,7 @@ def _sorted(error: asyncpg.PostgresError) -> Exception:
         return _RefusedError()
     if state in _BROKEN or state.startswith("08"):
         return _LostError()
-    # What remains is told by the table, or is a defect: as it is, for the log.
-    return from_postgres(error) or error
+    return from_postgres(error)
 
 
 def _unavailable(error: Exception) -> ApiError:

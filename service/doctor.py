@@ -135,10 +135,11 @@ async def _jobs(settings: Settings) -> list[Finding]:
         runs = await queries.last_runs(db)
     async with _connected(settings.admin_database_url, settings.cron_database) as cron:
         scheduled = await queries.scheduled(cron, server.database)
-    return [_job(run, scheduled.get(run.job)) for run in runs]
+    return [examine_job(run, scheduled.get(run.job)) for run in runs]
 
 
-def _job(run: queries.LastRun, active: bool | None) -> Finding:
+def examine_job(run: queries.LastRun, active: bool | None) -> Finding:
+    """What there is to say of a job; `active` is None where pg_cron does not have it."""
     what = f"job {run.job}"
     if active is None:
         return Finding("fail", what, "not scheduled: run mana-credits cron install")

@@ -88,14 +88,16 @@ def write_exception(logger: object, name: str, event: Event) -> Event:
     elif isinstance(error, tuple):
         error = error[1]
     if isinstance(error, BaseException):
-        event["exception"] = "".join(_written(error))
+        event["exception"] = "".join(_written(error, set()))
     return event
 
 
-def _written(error: BaseException) -> Iterator[str]:
+def _written(error: BaseException, seen: set[int]) -> Iterator[str]:
+    seen.add(id(error))
     before = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
-    if before is not None:
-        yield from _written(before)
+    # An error can be its own cause, in a circle.
+    if before is not None and id(before) not in seen:
+        yield from _written(before, seen)
         yield "\n"
     yield from traceback.format_tb(error.__traceback__)
     state = getattr(error, "sqlstate", None)

@@ -87,6 +87,7 @@ class Proxy:
         """Close new connections at once."""
         self.cut_after: bytes | None = None
         """Break the connection when PostgreSQL has answered a message that holds this."""
+        self.cut_once = False
         self.cut_count = 0
 
     @contextlib.asynccontextmanager
@@ -128,6 +129,8 @@ class Proxy:
                 # ReadyForQuery: what was sent is done, and nobody will hear of it.
                 if armed.is_set() and data.endswith(b"Z\0\0\0\5I"):
                     self.cut_count += 1
+                    if self.cut_once:
+                        self.cut_after = None
                     return
                 writer.write(data)
 
@@ -203,8 +206,9 @@ async def test_errors_by_the_table(db: Database, admin: Any) -> None:
 
 
 async def test_what_is_not_in_the_table_is_a_defect(db: Database, admin: Any) -> None:
-    with pytest.raises(asyncpg.PostgresError):
+    with pytest.raises(asyncpg.PostgresError) as raised:
         await db.move(MOVE, uuid7(), 1, "23505", 0.0)
+    assert raised.value.__cause__ is None
     with pytest.raises(asyncpg.PostgresError):
         await db.row("SELECT * FROM nowhere")
     with pytest.raises(asyncpg.DataError):
@@ -212,9 +216,9 @@ async def test_what_is_not_in_the_table_is_a_defect(db: Database, admin: Any) ->
     with pytest.raises(LookupError):
         await db.move("SELECT 1 WHERE false")
     assert await attempts(admin) == 1
-    with pytest.raises(ApiError) as raised:
+    with pytest.raises(ApiError) as told:
         await db.value("SELECT $1::text", "a\0b")
-    assert raised.value.status == 400
+    assert told.value.status == 400
 
 
 @pytest.mark.parametrize("state", ["40001", "40P01", "55P03"])
@@ -309,12 +313,37 @@ async def test_a_connection_lost_after_the_commit(
     async with opened(through(cluster, proxy.port)) as db:
         assert (await db.move(MOVE, uuid7(), 0, None, 0.0))["amount"] == 5
         some = uuid7()
-        proxy.cut_after = some.bytes
-        moving = asyncio.create_task(db.move(MOVE, some, 0, None, 0.0))
-        await until(lambda: proxy.cut_count >= 1)
-        proxy.cut_after = None
-        assert (await moving)["id"] == some
+        proxy.cut_after, proxy.cut_once = some.bytes, True
+        assert (await db.move(MOVE, some, 0, None, 0.0))["id"] == some
+        assert proxy.cut_count == 1
+        assert await attempts(admin) == 3
         assert await count(admin) == 2
+
+
+async def test_a_defect_while_settling_leaves_the_outcome_unknown(
+    cluster: Cluster, admin: Any, proxy: Proxy
+) -> None:
+    await admin.execute(
+        """
+        CREATE FUNCTION once(p_id uuid) RETURNS moves LANGUAGE plpgsql AS $$
+        DECLARE v_move moves;
+        BEGIN
+            IF nextval('attempts') > 1 THEN
+                RAISE EXCEPTION 'planted' USING ERRCODE = '23505';
+            END IF;
+            INSERT INTO moves VALUES (p_id, 5) RETURNING * INTO v_move;
+            RETURN v_move;
+        END $$
+        """
+    )
+    async with opened(through(cluster, proxy.port)) as db:
+        some = uuid7()
+        proxy.cut_after, proxy.cut_once = some.bytes, True
+        with pytest.raises(OutcomeUnknownError):
+            await db.move("SELECT * FROM once($1)", some)
+        assert await count(admin) == 1
+        with pytest.raises(asyncpg.PostgresError):
+            await db.move("SELECT * FROM once($1)", uuid7())
 
 
 async def test_an_outcome_that_cannot_be_learnt(

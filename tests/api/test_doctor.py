@@ -5,11 +5,17 @@ import contextlib
 import os
 import sys
 from collections.abc import Mapping
+from datetime import UTC, datetime
 
 import psycopg
+import pytest
 from http_support import Issuer
 
+from service import doctor
 from service.dev.postgres import Cluster
+from service.migrate import migrate
+from service.queries.doctor import LastRun
+from service.settings import Settings
 from tests.support.databases import Clone
 
 Report = dict[str, tuple[str, str]]
@@ -52,7 +58,12 @@ def environment(clone: Clone, issuer: Issuer) -> dict[str, str]:
 
 
 async def test_a_migrated_database_without_jobs(database: Clone, issuer: Issuer) -> None:
-    status, report = await check(environment(database, issuer))
+    env = environment(database, issuer)
+    _, report = await check(env)
+    # A clone keeps no privileges on the database itself.
+    assert states(report)["migrations"] == "fail"
+    await asyncio.to_thread(migrate, Settings.from_env({"MANA_ENV": "development"} | env))
+    status, report = await check(env)
     assert status == 1
     found = states(report)
     for what in ("settings", "database", "login", "migrations", "ledger", "keys"):
@@ -60,6 +71,25 @@ async def test_a_migrated_database_without_jobs(database: Clone, issuer: Issuer)
     assert found["stripe"] == "warn"
     # In a cluster where pg_cron was never set up, all there is to say is one line.
     assert "fail" in {state for what, state in found.items() if what.startswith("job")}
+
+
+NOW = datetime(2026, 5, 18, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("active", "run", "state"),
+    [
+        (None, LastRun("pruning", NOW, NOW, None), "fail"),
+        (False, LastRun("pruning", NOW, NOW, None), "fail"),
+        (True, LastRun("pruning", None, None, None), "warn"),
+        (True, LastRun("pruning", NOW, None, None), "warn"),
+        (True, LastRun("pruning", NOW, NOW, "out of disk"), "fail"),
+        (True, LastRun("pruning", NOW, NOW, None), "ok"),
+    ],
+)
+def test_what_is_said_of_a_job(active: bool | None, run: LastRun, state: str) -> None:
+    finding = doctor.examine_job(run, active)
+    assert (finding.state, finding.what) == (state, "job pruning")
 
 
 async def test_in_production_without_the_administrator(database: Clone, issuer: Issuer) -> None:

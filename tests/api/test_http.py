@@ -267,11 +267,14 @@ def test_production_logs_are_json_without_secrets(capsys: pytest.CaptureFixture[
             int("service-key-1")
         except ValueError:
             log.exception("failed")
+        circle = ValueError("in a circle")
+        circle.__cause__ = circle
+        log.error("odd", exc_info=circle)
         log.debug("not shown")
         logging.getLogger("stripe").info("not shown either")
     written = capsys.readouterr().err
     lines = [json.loads(line) for line in written.splitlines()]
-    assert len(lines) == 3
+    assert len(lines) == 4
     assert lines[0]["said"] == "key [hidden] and [hidden] and [hidden]"
     assert lines[0]["number"] == 5
     assert lines[0]["level"] == "info"
