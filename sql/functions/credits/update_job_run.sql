@@ -6,11 +6,13 @@ RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+    v_now CONSTANT timestamptz := clock_timestamp();
 BEGIN
     UPDATE credits.job_runs SET
         did = p_did,
         error = p_error,
-        ended_at = CASE WHEN p_ended THEN clock_timestamp() END
+        ended_at = CASE WHEN p_ended THEN v_now END
     WHERE id = p_id;
 END
 $$;
