@@ -33,7 +33,7 @@ RETRY_FIRST_SECONDS: Final = 15.0
 RETRY_MAX_SECONDS: Final = 86_400.0
 ATTEMPTS_MAX: Final = 20
 """About six days of trying; then a person has to look."""
-KEPT_SECONDS: Final = 86_400.0
+KEPT_SECONDS: Final = 3600.0
 """Without MANA_NOTIFY_URL: how long until a notice that was logged is looked at again."""
 
 _log = structlog.get_logger(__name__)

@@ -96,6 +96,10 @@ class Body(msgspec.Struct, rename="camel"):
         return ()
 
 
+class NoFields(Body):
+    """The body of a call that needs none: still a JSON object, if there is one."""
+
+
 class Answer(msgspec.Struct, rename="camel"):
     """An answer's body. Times are `Timestamp`, made by `timestamp` or `build`."""
 

@@ -7,7 +7,7 @@ from aiohttp import web
 from service.api.sync import Status
 from service.keys import DB
 from service.queries import sync
-from service.wire import Answer, Auth, Routes, path_user_id, respond
+from service.wire import Answer, Auth, NoFields, Routes, path_user_id, read_body, respond
 
 routes = Routes()
 
@@ -30,6 +30,7 @@ async def get_status(request: web.Request) -> web.Response:
 @routes.post("/api/v1/admin/sync/{userId}/gift", auth=Auth.ADMIN)
 async def gift_sync(request: web.Request) -> web.Response:
     """Turn a user's Cloud Sync on, never charged, until revoked."""
+    await read_body(request, NoFields)
     status = await sync.gift_sync(request.app[DB], path_user_id(request))
     return respond(
         GiftState(success=True, user_id=status.user_id, gifted=status.gifted, active=status.active)

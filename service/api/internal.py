@@ -28,6 +28,7 @@ from service.wire import (
     Answer,
     Auth,
     Body,
+    NoFields,
     Routes,
     Timestamp,
     idempotency_key,
@@ -346,6 +347,7 @@ async def get_sync_status(request: web.Request) -> web.Response:
 @routes.post("/api/v1/internal/sync/charge-recurring", auth=Auth.SERVICE)
 async def charge_recurring(request: web.Request) -> web.Response:
     """Charge what is due, for at most 25 s; pg_cron does the same by itself."""
+    await read_body(request, NoFields)
     run = await sync.charge_recurring(request.app[DB], CHARGE_SECONDS)
     return respond(
         ChargeRun(

@@ -12,6 +12,7 @@ from service.wire import (
     Answer,
     Auth,
     Body,
+    NoFields,
     Routes,
     Timestamp,
     idempotency_key,
@@ -123,6 +124,7 @@ async def activate(request: web.Request) -> web.Response:
 @routes.post("/api/v1/sync/deactivate", auth=Auth.USER)
 async def deactivate(request: web.Request) -> web.Response:
     """Turn it off at once, refunding nothing; also clears a pause."""
+    await read_body(request, NoFields)
     await sync.deactivate_sync(request.app[DB], request[CALLER].user_id)
     return respond(Deactivated(success=True))
 

@@ -460,6 +460,8 @@ CREATE TABLE credits.sync_subscriptions (
 ) WITH (fillfactor = 80);
 CREATE INDEX sync_subscriptions_due ON credits.sync_subscriptions (due_at, user_id)
 WHERE due_at IS NOT NULL;
+CREATE INDEX sync_subscriptions_waiting ON credits.sync_subscriptions (retry_at)
+WHERE retry_at IS NOT NULL;
 COMMENT ON TABLE credits.sync_subscriptions IS
 'Cloud Sync, one row a user who ever had it. Neither active nor paused: local only';
 COMMENT ON COLUMN credits.sync_subscriptions.user_id IS 'The subscriber';

@@ -58,11 +58,11 @@ async def test_one_of_many_redeemers_gets_a_gift_and_every_attempt_is_recorded(
         assert refused.keys() <= {"failed_already_claimed", "failed_depleted"}
         assert await attempts(admin, gift["id"]) == refused + Counter(success=1)
         (winner,) = [u for u, a in zip(users, answers, strict=True) if a.status == 200]
-        assert await at_once_balances(service, users) == {winner: AMOUNT}
+        assert await who_has(service, users) == {winner: AMOUNT}
         await require_sound(admin)
 
 
-async def at_once_balances(service: Running, users: list[str]) -> dict[str, int]:
+async def who_has(service: Running, users: list[str]) -> dict[str, int]:
     """What each of the users has who has anything."""
     balances = await asyncio.gather(*(service.balance(user) for user in users))
     return {user: balance for user, balance in zip(users, balances, strict=True) if balance}
@@ -140,17 +140,18 @@ async def expire_all(admin: Connection) -> int:
     done = 0
     later = datetime.now(UTC) + timedelta(days=365)
     while await admin.fetchval("SELECT count(*) FROM gifts.gift_codes WHERE status = 'active'"):
-        done += await admin.fetchval(
-            "SELECT done FROM gifts._expire_gifts($1, 3, '-infinity', '')", later
+        batch = await admin.fetchrow(
+            "SELECT * FROM gifts._expire_gifts($1, 3, '-infinity', '')", later
         )
+        assert batch is not None
+        assert batch["errors"] == 0
+        done += batch["done"]
     return done
 
 
 def register(service: Running, user: str, step: str) -> Awaitable[Answer]:
     if step == "init":
-        return service.call(
-            "POST", "/internal/credits/init", internal=True, json={"userId": user}
-        )
+        return service.call("POST", "/internal/credits/init", internal=True, json={"userId": user})
     body = {"userId": user, "email": f"{user.upper()}@example.org", "emailVerified": True}
     return service.call("POST", "/internal/gifts/redeem-pending", internal=True, json=body)
 
@@ -216,7 +217,7 @@ async def test_two_accounts_of_one_address_share_what_waits(
     )
 
     assert sum(answer.body["redeemed"] for answer in answers) == 6
-    balances = await at_once_balances(service, users)
+    balances = await who_has(service, users)
     assert sum(balances.values()) == 6 * AMOUNT
     assert balances == {
         user: answer.body["totalCredits"]

@@ -265,9 +265,7 @@ async def test_the_opposite_of_what_happened_to_a_hold_waits_and_is_refused(
     hold = await _hold(admin)
     async with connections(database, 2) as (first, second):
         error = await raised(
-            in_turn(
-                admin, first, first.fetchrow(won, hold), second, second.fetchrow(lost, hold)
-            )
+            in_turn(admin, first, first.fetchrow(won, hold), second, second.fetchrow(lost, hold))
         )
     assert error.sqlstate == "MC013"
 
@@ -299,6 +297,44 @@ async def test_the_expiry_passes_over_a_hold_that_is_being_committed(
     assert len(await ledger(admin, "ann", type="usage")) == 1
 
 
+async def test_the_expiry_passes_over_a_gift_that_is_being_redeemed(
+    database: Clone, admin: Connection
+) -> None:
+    gift = await _gift(admin)
+    later = datetime.now(UTC) + timedelta(days=365)
+    expire = "SELECT done FROM gifts._expire_gifts($1, 10, '-infinity', '')"
+    async with connections(database, 1) as (first,):
+        await first.execute("BEGIN")
+        await first.fetchrow(REDEEM, gift["code"], "bob")
+        assert await admin.fetchval(expire, later) == 0
+        await first.execute("COMMIT")
+    assert await admin.fetchval(expire, later) == 0
+    assert [row["amount"] for row in await ledger(admin, "ann")] == [100, -40]
+
+
+@pytest.mark.parametrize("end", ["COMMIT", "ROLLBACK"])
+async def test_an_activation_after_a_pause_waits_for_the_first(
+    database: Clone, admin: Connection, end: str
+) -> None:
+    await subscribe(admin, ["ann"], 100)
+    await make_due(admin, ["ann"])
+    await admin.execute(DEACTIVATE, "ann")
+    async with connections(database, 2) as (first, second):
+        other = in_turn(
+            admin,
+            first,
+            first.fetchrow(ACTIVATE, "ann", None),
+            second,
+            second.fetchrow(ACTIVATE, "ann", None),
+            end=end,
+        )
+        if end == "COMMIT":
+            assert (await raised(other)).sqlstate == "MC008"
+        else:
+            assert (await other)["amount_charged"] == 30
+    assert len(await ledger(admin, "ann", idempotency_key="sync:2")) == 1
+
+
 async def test_an_activation_waits_for_the_first_and_is_refused(
     database: Clone, admin: Connection
 ) -> None:
@@ -321,7 +357,7 @@ async def test_the_charge_passes_over_a_subscription_that_somebody_works_on(
     database: Clone, admin: Connection
 ) -> None:
     await subscribe(admin, ["ann", "bob", "cleo"], 100)
-    (key, *_) = await make_due(admin, ["ann", "bob", "cleo"], 1)
+    await make_due(admin, ["ann", "bob", "cleo"])
     async with connections(database, 2) as (first, second):
         await first.execute("BEGIN")
         await first.fetchrow(DEACTIVATE, "bob")
@@ -333,14 +369,14 @@ async def test_the_charge_passes_over_a_subscription_that_somebody_works_on(
         assert rest is not None
         assert (rest["charged"], rest["errors"]) == (1, 0)
     for user in ("ann", "bob", "cleo"):
-        assert len(await ledger(admin, user, idempotency_key=key)) == 1
+        assert len(await ledger(admin, user, idempotency_key="sync:2")) == 1
 
 
 async def test_a_deactivation_waits_for_the_charge_and_keeps_what_was_paid(
     database: Clone, admin: Connection
 ) -> None:
     await subscribe(admin, ["ann"], 100)
-    await make_due(admin, ["ann"], 1)
+    await make_due(admin, ["ann"])
     async with connections(database, 2) as (first, second):
         status = await in_turn(
             admin, first, first.fetchrow(CHARGE), second, second.fetchrow(DEACTIVATE, "ann")
@@ -354,7 +390,7 @@ async def test_a_balance_that_is_held_is_charged_later_and_the_others_now(
 ) -> None:
     users = ["ann", "bob", "cleo"]
     await subscribe(admin, users, 100)
-    (key, *_) = await make_due(admin, users, 1)
+    await make_due(admin, users)
     async with connections(database, 2) as (first, second):
         await first.execute("BEGIN")
         await first.fetchrow(USE, "bob", 1, None)
@@ -373,13 +409,13 @@ async def test_a_balance_that_is_held_is_charged_later_and_the_others_now(
     assert row["retry_at"] > datetime.now(UTC)
     assert row["failures"] == 1
     assert row["last_error"].startswith("55P03")
-    assert await ledger(admin, "bob", idempotency_key=key) == []
+    assert await ledger(admin, "bob", idempotency_key="sync:2") == []
 
     retried = await admin.fetchrow("SELECT * FROM credits._charge_due($1, 10)", row["retry_at"])
     assert retried is not None
     assert (retried["charged"], retried["errors"]) == (1, 0)
     for user in users:
-        assert len(await ledger(admin, user, idempotency_key=key)) == 1
+        assert len(await ledger(admin, user, idempotency_key="sync:2")) == 1
     await require_sound(admin)
 
 

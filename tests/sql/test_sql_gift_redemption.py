@@ -1,6 +1,7 @@
 """Redeeming gifts: who gets them, who does not, and what is written down of it."""
 
 import asyncio
+import itertools
 from typing import Any
 
 import asyncpg
@@ -79,22 +80,23 @@ async def test_creators_may_redeem_their_own_simple_code(
     assert await amounts(admin, "ann") == [("grant", 5), ("gift", -5), ("gift", 5)]
 
 
-@pytest.mark.parametrize("email", [BOB, "Bob@Example.ORG", "  BOB@example.org "])
-@pytest.mark.parametrize("verified", [True, None])
 async def test_a_personalized_gift_is_for_the_targets_address_in_any_case(
-    service_login: Connection, email: str, verified: bool | None
+    service_login: Connection,
 ) -> None:
-    gift = await give_to(service_login, " Bob@EXAMPLE.org ")
-    assert gift["target_email"] == BOB
-    redeemed = await call(
-        service_login,
-        REDEEM,
-        code=gift["code"],
-        user_id="bob",
-        email=email,
-        email_verified=verified,
-    )
-    assert redeemed["outcome"] == "success"
+    for email, verified in itertools.product(
+        [BOB, "Bob@Example.ORG", "  BOB@example.org "], [True, None]
+    ):
+        gift = await give_to(service_login, " Bob@EXAMPLE.org ", message=f"{email} {verified}")
+        assert gift["target_email"] == BOB
+        redeemed = await call(
+            service_login,
+            REDEEM,
+            code=gift["code"],
+            user_id="bob",
+            email=email,
+            email_verified=verified,
+        )
+        assert redeemed["outcome"] == "success", (email, verified)
 
 
 async def test_a_personalized_gift_is_for_nobody_else(
@@ -284,13 +286,13 @@ async def test_only_what_waits_for_the_address_comes(
         assert dict(await call(service_login, PENDING, user_id="bob", email=email)) == nothing
 
 
-@pytest.mark.parametrize(("verified", "redeemed"), [(True, 1), (None, 1), (False, 0)])
-async def test_an_unverified_address_gets_nothing(
-    service_login: Connection, verified: bool | None, redeemed: int
-) -> None:
+async def test_an_unverified_address_gets_nothing(service_login: Connection) -> None:
     await give_to(service_login, BOB)
-    pending = await call(service_login, PENDING, user_id="bob", email=BOB, email_verified=verified)
-    assert pending["redeemed"] == redeemed
+    for verified, redeemed in [(False, 0), (None, 1), (True, 0)]:
+        pending = await call(
+            service_login, PENDING, user_id="bob", email=BOB, email_verified=verified
+        )
+        assert pending["redeemed"] == redeemed
 
 
 async def test_received_gifts_are_listed_newest_first_without_failed_attempts(

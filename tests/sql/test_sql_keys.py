@@ -27,6 +27,11 @@ REFUND = "credits.refund_credits"
 RESERVE = "credits.reserve_credits"
 GIFT = "gifts.create_gift"
 BUY = "credits.start_purchase"
+COMMIT = "credits.commit_reservation"
+RETURN = "credits.refund_reservation"
+REDEEM = "gifts.redeem_gift"
+CANCEL = "gifts.cancel_gift"
+ACTIVATE = "credits.activate_sync"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,22 +51,43 @@ class Request:
         return await refusal(connection, self.function, **self.arguments)
 
 
-def service_requests(user: str = "ann") -> list[Request]:
-    """What services send with a key, one request of each kind."""
+def service_requests() -> list[Request]:
+    """What services send with a key and without anything made before."""
     return [
-        Request(USE, {"user_id": user, "amount": 5, "app_id": "app", "description": "x"}),
-        Request(REFUND, {"user_id": user, "amount": 5, "app_id": "app", "description": "x"}),
-        Request(RESERVE, {"user_id": user, "amount": 5, "reason": "app"}),
+        Request(USE, {"user_id": "ann", "amount": 5, "app_id": "app", "description": "x"}),
+        Request(REFUND, {"user_id": "ann", "amount": 5, "app_id": "app", "description": "x"}),
+        Request(RESERVE, {"user_id": "ann", "amount": 5, "reason": "app"}),
     ]
 
 
-def user_requests(package: UUID, user: str = "ann") -> list[Request]:
-    """What users send with a key, one request of each kind."""
+def user_requests(package: UUID) -> list[Request]:
+    """What users send with a key and without anything made before."""
     words = {"app_id": "app", "description": "x", "origin": "user"}
     return [
-        Request(USE, {"user_id": user, "amount": 5, **words}),
-        Request(GIFT, {"user_id": user, "credits": 5}),
-        Request(BUY, {"user_id": user, "package_id": package}),
+        Request(USE, {"user_id": "ann", "amount": 5, **words}),
+        Request(GIFT, {"user_id": "ann", "credits": 5}),
+        Request(BUY, {"user_id": "ann", "package_id": package}),
+    ]
+
+
+async def all_service_requests(connection: Connection) -> list[Request]:
+    """One request of each kind, all of which can be made now."""
+    holds = [await service_requests()[2].send(connection) for _ in range(2)]
+    first, second = ({"reservation_id": held["reservation_id"]} for held in holds)
+    return [*service_requests(), Request(COMMIT, first), Request(RETURN, second)]
+
+
+async def all_user_requests(connection: Connection, package: UUID) -> list[Request]:
+    """One request of each kind, all of which can be made now."""
+    theirs = await call(connection, GIFT, user_id="bea", credits=1)
+    hers = await call(connection, GIFT, user_id="ann", credits=1)
+    if (await call(connection, "credits.get_sync_status", user_id="ann"))["active"]:
+        await call(connection, "credits.deactivate_sync", user_id="ann")
+    return [
+        *user_requests(package),
+        Request(REDEEM, {"user_id": "ann", "code": theirs["code"]}),
+        Request(CANCEL, {"user_id": "ann", "gift_id": hers["id"]}),
+        Request(ACTIVATE, {"user_id": "ann", "interval": "monthly"}),
     ]
 
 
@@ -74,6 +100,8 @@ async def state(admin: Connection) -> list[Any]:
             "credits.transactions",
             "credits.reservations",
             "credits.purchases",
+            "credits.keyed_calls",
+            "credits.sync_subscriptions",
             "credits.debit_refunds",
             "credits.usage_stats",
             "gifts.gift_codes",
@@ -86,14 +114,21 @@ async def state(admin: Connection) -> list[Any]:
 async def test_all_kinds_of_one_origin_share_their_keys(
     admin: Connection, service_login: Connection, origin: str
 ) -> None:
-    await grant(service_login, "ann", 1000)
+    for user in ("ann", "bea"):
+        await grant(service_login, user, 10_000)
     package = await make_package(admin)
-    requests = service_requests() if origin == "service" else user_requests(package)
-    for first, second in itertools.permutations(requests, 2):
-        key = f"{first.function} then {second.function}"
-        await first.but(idempotency_key=key).send(service_login)
+
+    async def fresh() -> list[Request]:
+        if origin == "service":
+            return await all_service_requests(service_login)
+        return await all_user_requests(service_login, package)
+
+    for first, second in itertools.permutations(range(len(await fresh())), 2):
+        requests = await fresh()
+        key = f"{first} then {second}"
+        await requests[first].but(idempotency_key=key).send(service_login)
         before = await state(admin)
-        refused = await second.but(idempotency_key=key).refused(service_login)
+        refused = await requests[second].but(idempotency_key=key).refused(service_login)
         assert (refused.sqlstate, refused.facts) == ("MC003", {"idempotencyKey": key})
         assert await state(admin) == before
 
@@ -101,20 +136,69 @@ async def test_all_kinds_of_one_origin_share_their_keys(
 async def test_users_and_services_do_not_share_keys(
     admin: Connection, service_login: Connection
 ) -> None:
-    await grant(service_login, "ann", 1000)
+    for user in ("ann", "bea"):
+        await grant(service_login, user, 10_000)
     package = await make_package(admin)
-    for theirs, ours in itertools.product(user_requests(package), service_requests()):
-        for first, second in [(theirs, ours), (ours, theirs)]:
-            key = str(uuid4())
-            await first.but(idempotency_key=key).send(service_login)
-            answer = await second.but(idempotency_key=key).send(service_login)
-            assert answer["replayed"] is False
+    for users_first in (True, False):
+        for place in range(6):
+            for ours in await all_service_requests(service_login):
+                theirs = (await all_user_requests(service_login, package))[place]
+                key = str(uuid4())
+                for request in [theirs, ours] if users_first else [ours, theirs]:
+                    answer = await request.but(idempotency_key=key).send(service_login)
+                    assert answer["replayed"] is False
+
+
+async def test_a_key_again_answers_the_first_result_whatever_came_between(
+    admin: Connection, service_login: Connection
+) -> None:
+    for user in ("ann", "bea"):
+        await grant(service_login, user, 10_000)
+    package = await make_package(admin)
+    requests = [
+        *await all_service_requests(service_login),
+        *await all_user_requests(service_login, package),
+    ]
+    for place, request in enumerate(requests):
+        keyed = request.but(idempotency_key=f"{request.function} {place}")
+        first = await keyed.send(service_login)
+        assert first["replayed"] is False
+        if request.function == ACTIVATE:
+            await call(service_login, "credits.deactivate_sync", user_id="ann")
+        before = await state(admin)
+        again = await keyed.send(service_login)
+        assert again == {**first, "replayed": True}
+        assert await state(admin) == before
+
+
+async def test_a_call_that_failed_leaves_its_key_unused(
+    admin: Connection, service_login: Connection
+) -> None:
+    await grant(service_login, "bea", 100)
+    package = await make_package(admin)
+    gift = await call(service_login, GIFT, user_id="bea", credits=5)
+    taken = await call(service_login, GIFT, user_id="bea", credits=5)
+    await call(service_login, REDEEM, user_id="bea", code=taken["code"])
+    # Ann has nothing, and what she is late for is gone.
+    for request in [
+        *service_requests()[::2],
+        *user_requests(package)[:2],
+        Request(ACTIVATE, {"user_id": "ann"}),
+    ]:
+        refused = await request.but(idempotency_key="k").refused(service_login)
+        assert refused.sqlstate == "MC002"
+    late = Request(REDEEM, {"user_id": "ann", "code": taken["code"], "idempotency_key": "k"})
+    assert (await late.send(service_login))["outcome"] == "failed_depleted"
+    assert (await late.but(code=gift["code"]).send(service_login))["outcome"] == "success"
+    use = service_requests()[0].but(idempotency_key="k")
+    assert (await use.send(service_login))["replayed"] is False
 
 
 async def test_a_key_with_anything_else_is_refused(
     admin: Connection, service_login: Connection
 ) -> None:
-    await grant(service_login, "ann", 1000)
+    for user in ("ann", "bea"):
+        await grant(service_login, user, 1000)
     first, second = [(await debit(service_login, "ann", 50))["id"] for _ in range(2)]
     package, other_package = await make_package(admin), await make_package(admin)
     use, refund, reserve = service_requests()
@@ -139,6 +223,19 @@ async def test_a_key_with_anything_else_is_refused(
         (buy, buy.but(package_id=other_package)),
         (buy, buy.but(**urls)),
         (buy.but(**urls), buy),
+    ]
+    *_, commit, return_ = await all_service_requests(service_login)
+    *_, other_commit, other_return = await all_service_requests(service_login)
+    *_, redeem, cancel, activate = await all_user_requests(service_login, package)
+    *_, other_redeem, other_cancel, _activate = await all_user_requests(service_login, package)
+    cases += [
+        (commit, other_commit),
+        (return_, other_return),
+        (other_commit, Request(RETURN, other_commit.arguments)),
+        (other_return, Request(COMMIT, other_return.arguments)),
+        (redeem, other_redeem),
+        (cancel, other_cancel),
+        (activate, activate.but(interval="yearly")),
     ]
     for place, (asked, else_) in enumerate(cases):
         await asked.but(idempotency_key=f"k{place}").send(service_login)
@@ -236,26 +333,36 @@ async def test_the_same_call_after_a_lost_answer_gets_the_same_answer(
         assert again["replayed"] is False
 
 
-async def test_the_same_call_without_a_key_of_its_own_gets_the_same_answer(
-    admin: Connection, service_login: Connection
+@pytest.mark.parametrize("key", [None, "k"])
+async def test_the_same_call_about_something_made_before_gets_the_same_answer(
+    admin: Connection, service_login: Connection, key: str | None
 ) -> None:
     await grant(service_login, "ann", 1000)
     held = await call(service_login, RESERVE, user_id="ann", amount=5, reason="x")
     gift = await call(service_login, GIFT, user_id="ann", credits=5)
     requests = [
         Request(
-            "credits.grant_credits",
-            {"user_id": "ann", "amount": 5, "reason": "x", "reference_id": "new"},
-        ),
-        Request(
             "credits.commit_reservation", {"reservation_id": held["reservation_id"], "amount": 3}
         ),
         Request("gifts.redeem_gift", {"code": gift["code"], "user_id": "bob"}),
     ]
     for request in requests:
-        first, again = await replays(admin, service_login, request.but(id=uuid4()))
+        keyed = request.but(id=uuid4(), idempotency_key=key and f"{request.function} {key}")
+        first, again = await replays(admin, service_login, keyed)
         assert again == first
         assert again["replayed"] is False
+
+
+async def test_the_same_grant_after_a_lost_answer_gets_the_same_answer(
+    admin: Connection, service_login: Connection
+) -> None:
+    granted = Request(
+        "credits.grant_credits",
+        {"user_id": "ann", "amount": 5, "reason": "x", "reference_id": "new", "id": uuid4()},
+    )
+    first, again = await replays(admin, service_login, granted)
+    assert again == first
+    assert again["replayed"] is False
 
 
 async def test_a_refused_attempt_repeated_after_a_lost_answer_is_written_down_once(

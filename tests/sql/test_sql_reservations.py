@@ -6,7 +6,6 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import asyncpg
-import pytest
 
 from tests.support.calls import (
     amounts,
@@ -17,6 +16,7 @@ from tests.support.calls import (
     ledger,
     refusal,
     reverse,
+    rows,
 )
 from tests.support.databases import Clone, Connection, connect
 from tests.support.races import blocked
@@ -120,23 +120,26 @@ async def test_a_reversal_in_between_does_not_undo_a_commit(
     assert committed["available"] == -10
 
 
-@pytest.mark.parametrize(
-    ("reason", "app"),
-    [
+async def test_the_app_is_the_reason_before_the_first_colon(
+    admin: Connection, service_login: Connection
+) -> None:
+    await grant(service_login, "ann", 10)
+    for reason, app in [
         ("research", "research"),
         (" research : deep: 2", "research"),
         (": deep", "system"),
         ("  ", "system"),
         ("r" * 200, "r" * 200),
-    ],
-)
-async def test_the_app_is_the_reason_before_the_first_colon(
-    service_login: Connection, reason: str, app: str
-) -> None:
-    await grant(service_login, "ann", 10)
-    held = await hold(service_login, 1, reason=reason)
-    await call(service_login, COMMIT, reservation_id=held["reservation_id"])
-    assert (await call(service_login, "credits.list_usage", user_id="ann"))["app_id"] == app
+    ]:
+        held = await hold(service_login, 1, reason=reason)
+        await call(service_login, COMMIT, reservation_id=held["reservation_id"])
+        assert (await ledger(admin, "ann"))[-1]["app_id"] == app, reason
+    used = await rows(service_login, "credits.list_usage", user_id="ann")
+    assert {day["app_id"]: day["credits_used"] for day in used} == {
+        "research": 2,
+        "system": 2,
+        "r" * 200: 1,
+    }
 
 
 async def test_a_hold_past_its_time_is_committed_until_it_is_swept(

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 
 from service.dev.postgres import Cluster
 from tests.support.databases import Clone, connect
+from tests.support.waiting import until
 
 _numbers = itertools.count(1)
 
@@ -43,6 +44,14 @@ async def take_away(cluster: Cluster, name: str) -> None:
             " WHERE datname = $1 AND application_name = 'mana-credits'",
             name,
         )
+
+        async def gone() -> bool:
+            left = (
+                "SELECT count(*) FROM pg_stat_activity WHERE datname = $1 AND application_name = $2"
+            )
+            return bool(await server.fetchval(left, name, "mana-credits") == 0)
+
+        await until(gone)
     finally:
         await server.close()
 

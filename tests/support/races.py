@@ -33,8 +33,8 @@ def outcomes(answers: Iterable[Answer]) -> Counter[str]:
 
 async def require_sound(admin: Connection) -> None:
     """Fail unless the money rules hold in the whole database."""
-    violations = await admin.fetch("SELECT * FROM credits.check_ledger()")
-    assert [dict(violation) for violation in violations] == []
+    violations = [dict(row) for row in await admin.fetch("SELECT * FROM credits.check_ledger()")]
+    assert violations == [], violations
 
 
 async def ledger(admin: Connection, user_id: str, **having: Any) -> list[dict[str, Any]]:
@@ -49,11 +49,13 @@ async def ledger(admin: Connection, user_id: str, **having: Any) -> list[dict[st
     ]
 
 
-async def until(condition: Callable[[], Awaitable[bool]], what: str) -> None:
+async def until(
+    condition: Callable[[], Awaitable[bool]], what: str, seconds: float = WAIT_SECONDS
+) -> None:
     """Wait until something holds; fails naming `what` when it never does."""
     try:
-        async with asyncio.timeout(WAIT_SECONDS):
-            while not await condition():
+        async with asyncio.timeout(seconds):
+            while not await condition():  # noqa: ASYNC110 - it is another process that is awaited
                 await asyncio.sleep(0.01)
     except TimeoutError:
         raise AssertionError(f"never came: {what}") from None
@@ -68,6 +70,19 @@ async def blocked(admin: Connection, waiting: Connection) -> None:
         return blockers > 0
 
     await until(is_blocked, "a connection that waits for a lock")
+
+
+async def blocked_by(admin: Connection, holder: Connection, number: int) -> None:
+    """Wait until so many connections wait for what one of them holds."""
+    pid = holder.get_server_pid()
+
+    async def are_blocked() -> bool:
+        waiting: int = await admin.fetchval(
+            "SELECT count(*) FROM pg_stat_activity WHERE $1 = ANY (pg_blocking_pids(pid))", pid
+        )
+        return waiting >= number
+
+    await until(are_blocked, f"{number} connections that wait for a lock")
 
 
 def connections(
@@ -89,7 +104,7 @@ async def _connections(url: str, number: int) -> AsyncIterator[list[Connection]]
     opened: list[Connection] = []
     try:
         for _ in range(number):
-            opened.append(await connect(url))
+            opened.append(await connect(url))  # noqa: PERF401 - those opened so far are closed
         yield opened
     finally:
         for connection in opened:
@@ -111,19 +126,17 @@ async def subscribe(admin: Connection, users: list[str], credits: int) -> None:
     )
 
 
-async def make_due(admin: Connection, users: list[str], hours: int) -> list[str]:
-    """Let the next charge of active subscriptions have been due so many hours ago.
+async def make_due(admin: Connection, users: list[str], hours: int = 1) -> None:
+    """Let the next charge of those who have paid one be due since so many hours, paused or not.
 
-    Answers the keys that these charges will have.
+    The charge's key is its number: `sync:2` for whoever has paid the first period alone.
     """
-    rows = await admin.fetch(
-        "UPDATE credits.sync_subscriptions SET"
+    await admin.execute(
+        "UPDATE credits.sync_subscriptions SET active = true, paused_at = NULL,"
         " anchor_at = n.at - interval '1 month', next_charge_month = 1,"
         " next_charge_at = n.at, paid_until = n.at"
         " FROM (SELECT date_trunc('hour', now()) - make_interval(hours => $2) AS at) AS n"
-        " WHERE user_id = ANY ($1) AND active AND NOT gifted"
-        " RETURNING 'sync:' || periods + 1 AS key",
+        " WHERE user_id = ANY ($1) AND NOT gifted AND paid_until IS NOT NULL",
         users,
         hours,
     )
-    return [row["key"] for row in rows]

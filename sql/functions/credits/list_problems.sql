@@ -38,7 +38,7 @@ BEGIN
     RETURN QUERY
     SELECT format('%s subscriptions could not be charged and wait for a retry', count(*))
     FROM credits.sync_subscriptions AS s
-    WHERE s.due_at IS NOT NULL AND s.failures > 0
+    WHERE s.retry_at IS NOT NULL
     HAVING count(*) > 0;
 
     RETURN QUERY

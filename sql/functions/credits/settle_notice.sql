@@ -1,7 +1,7 @@
 -- credits.settle_notice: how an attempt to send a notice ended.
 --
 -- delivered and undeliverable are final, and so is failed; with pending it is tried again after
--- p_retry_in_seconds.
+-- p_retry_in_seconds, and without an error nothing was tried, so that it does not count.
 --
 -- Locks:  the notice.
 -- Raises: MC001 invalid_request.
@@ -29,6 +29,7 @@ BEGIN
     UPDATE credits.notices SET
         state = p_state,
         last_error = left(p_error, 1000),
+        attempts = attempts - CASE WHEN p_state = 'pending' AND p_error IS NULL THEN 1 ELSE 0 END,
         next_attempt_at = v_next,
         delivered_at = CASE p_state WHEN 'delivered' THEN v_now END
     WHERE user_id = p_user_id AND id = p_id AND state = 'pending';

@@ -2,12 +2,10 @@
 
 from datetime import timedelta
 from typing import Any
-from uuid import uuid4
 
 from tests.support.answers import (
     BALANCE,
     MOVED,
-    PACKAGE,
     TRANSACTION,
     a_text,
     a_time,
@@ -71,17 +69,17 @@ async def test_a_user_never_seen_has_zeros(service: Running) -> None:
     }
 
 
-async def test_balance_is_earned_less_spent_less_reserved(service: Running) -> None:
-    await service.grant("ann", 100)
-    await use(service, "ann", 30)
+async def test_balance_is_earned_less_spent_less_reserved(service: Running, ann: str) -> None:
+    await service.grant(ann, 100)
+    await use(service, ann, 30)
     await service.call(
         "POST",
         "/internal/credits/reserve",
         internal=True,
-        json={"userId": "ann", "amount": 15, "reason": "research"},
+        json={"userId": ann, "amount": 15, "reason": "research"},
     )
 
-    answer = await service.call("GET", "/credits/balance", user="ann")
+    answer = await service.call("GET", "/credits/balance", user=ann)
 
     require_shape(answer.body, BALANCE)
     assert answer.body == {
@@ -93,13 +91,15 @@ async def test_balance_is_earned_less_spent_less_reserved(service: Running) -> N
     }
 
 
-async def test_a_debit_answers_its_transaction_and_the_new_balance(service: Running) -> None:
-    await service.grant("ann", 10)
+async def test_a_debit_answers_its_transaction_and_the_new_balance(
+    service: Running, ann: str
+) -> None:
+    await service.grant(ann, 10)
     metadata = {"model": "m", "nested": {"list": [1, 2.5, None, True, "ü"]}, "big": 10**30}
 
     answer = await use(
         service,
-        "ann",
+        ann,
         3,
         description="A picture",
         metadata=metadata,
@@ -112,7 +112,7 @@ async def test_a_debit_answers_its_transaction_and_the_new_balance(service: Runn
     transaction = answer.body["transaction"]
     assert transaction | {"id": None, "createdAt": None, "completedAt": None} == {
         "id": None,
-        "userId": "ann",
+        "userId": ann,
         "type": "usage",
         "status": "completed",
         "amount": -3,
@@ -126,24 +126,24 @@ async def test_a_debit_answers_its_transaction_and_the_new_balance(service: Runn
         "completedAt": None,
     }
     assert answer.body["newBalance"] == {"balance": 7, "totalEarned": 10, "totalSpent": 3}
-    assert await service.balance("ann") == 7
+    assert await service.balance(ann) == 7
 
 
-async def test_what_a_debit_was_not_given_is_null(service: Running) -> None:
-    await service.grant("ann", 10)
+async def test_what_a_debit_was_not_given_is_null(service: Running, ann: str) -> None:
+    await service.grant(ann, 10)
 
-    answer = await use(service, "ann")
+    answer = await use(service, ann)
 
     require_shape(answer.body, MOVED)
     assert answer.body["transaction"]["metadata"] is None
     assert answer.body["transaction"]["idempotencyKey"] is None
 
 
-async def test_a_debit_takes_all_that_is_there_and_not_one_more(service: Running) -> None:
-    await service.grant("ann", 12)
+async def test_a_debit_takes_all_that_is_there_and_not_one_more(service: Running, ann: str) -> None:
+    await service.grant(ann, 12)
 
-    refused = await use(service, "ann", 13)
-    taken = await use(service, "ann", 12)
+    refused = await use(service, ann, 13)
+    taken = await use(service, ann, 12)
 
     require_error(refused, 402, "insufficient_credits", {"required": 13, "available": 12})
     assert taken.body["newBalance"]["balance"] == 0
@@ -159,44 +159,45 @@ async def test_a_user_never_seen_has_nothing_to_spend(service: Running) -> None:
 
 
 async def test_what_is_available_is_never_told_as_negative(
-    service: Running, admin: Connection
+    service: Running, admin: Connection, ann: str
 ) -> None:
-    await service.grant("ann", 10)
+    await service.grant(ann, 10)
     await admin.execute(
-        "SELECT FROM credits._record_move(ROW('ann', NULL, 'reversal', 'system', -25, 'system',"
-        " 'x', NULL, NULL, NULL)::credits.new_move, now())"
+        "SELECT FROM credits._record_move(ROW($1::text, NULL, 'reversal', 'system', -25, 'system',"
+        " 'x', NULL, NULL, NULL)::credits.new_move, now())",
+        ann,
     )
 
-    refused = await use(service, "ann", 1)
-    balance = await service.call("GET", "/credits/balance", user="ann")
+    refused = await use(service, ann, 1)
+    balance = await service.call("GET", "/credits/balance", user=ann)
 
     require_error(refused, 402, "insufficient_credits", {"required": 1, "available": 0})
     assert (balance.body["balance"], balance.body["totalSpent"]) == (-15, 25)
 
 
-async def test_held_credits_are_not_spent(service: Running) -> None:
-    await service.grant("ann", 10)
+async def test_held_credits_are_not_spent(service: Running, ann: str) -> None:
+    await service.grant(ann, 10)
     await service.call(
         "POST",
         "/internal/credits/reserve",
         internal=True,
-        json={"userId": "ann", "amount": 8, "reason": "research"},
+        json={"userId": ann, "amount": 8, "reason": "research"},
     )
 
     require_error(
-        await use(service, "ann", 3), 402, "insufficient_credits", {"required": 3, "available": 2}
+        await use(service, ann, 3), 402, "insufficient_credits", {"required": 3, "available": 2}
     )
 
 
 # History
 
 
-async def test_the_history_is_newest_first(service: Running) -> None:
-    await service.grant("ann", 10)
+async def test_the_history_is_newest_first(service: Running, ann: str) -> None:
+    await service.grant(ann, 10)
     for number in range(3):
-        await use(service, "ann", description=f"number {number}")
+        await use(service, ann, description=f"number {number}")
 
-    answer = await service.call("GET", "/credits/transactions", user="ann")
+    answer = await service.call("GET", "/credits/transactions", user=ann)
 
     assert answer.status == 200
     for row in answer.body:
@@ -219,10 +220,10 @@ async def test_the_history_of_a_user_never_seen_is_empty(service: Running) -> No
     assert next_page(answer) is None
 
 
-async def test_the_history_of_others_is_not_shown(service: Running) -> None:
-    await service.grant("ann", 10)
+async def test_the_history_of_others_is_not_shown(service: Running, ann: str, bob: str) -> None:
+    await service.grant(ann, 10)
 
-    assert (await service.call("GET", "/credits/transactions", user="bob")).body == []
+    assert (await service.call("GET", "/credits/transactions", user=bob)).body == []
 
 
 async def fill(admin: Connection, user: str, rows: int) -> None:
@@ -256,29 +257,31 @@ async def test_a_link_tells_that_there_is_more(service: Running, admin: Connecti
 
 
 async def test_cursors_show_every_row_once_while_rows_are_written(
-    service: Running, admin: Connection
+    service: Running, admin: Connection, ann: str
 ) -> None:
-    await fill(admin, "ann", 23)
+    await fill(admin, ann, 23)
     seen: list[int] = []
     page: str | None = "/credits/transactions?limit=5"
     while page is not None:
-        answer = await service.call("GET", page, user="ann")
+        answer = await service.call("GET", page, user=ann)
         seen += [row["amount"] for row in answer.body]
         page = next_page(answer)
-        await use(service, "ann")
+        await use(service, ann)
 
     assert seen == list(range(23, 0, -1))
 
 
-async def test_a_cursor_keeps_the_filters_and_the_size(service: Running, admin: Connection) -> None:
-    await service.grant("ann", 100)
+async def test_a_cursor_keeps_the_filters_and_the_size(
+    service: Running, admin: Connection, ann: str
+) -> None:
+    await service.grant(ann, 100)
     for number in range(7):
-        await use(service, "ann", appId="one" if number % 2 else "two", description=str(number))
+        await use(service, ann, appId="one" if number % 2 else "two", description=str(number))
     seen: list[str] = []
     pages = 0
     page: str | None = "/credits/transactions?limit=2&offset=1&type=usage&appId=two"
     while page is not None:
-        answer = await service.call("GET", page, user="ann")
+        answer = await service.call("GET", page, user=ann)
         seen += [row["description"] for row in answer.body]
         page = next_page(answer)
         pages += 1
@@ -287,24 +290,24 @@ async def test_a_cursor_keeps_the_filters_and_the_size(service: Running, admin: 
     assert pages == 2
 
 
-async def test_offsets_skip_the_newest(service: Running, admin: Connection) -> None:
-    await fill(admin, "ann", 6)
+async def test_offsets_skip_the_newest(service: Running, admin: Connection, ann: str) -> None:
+    await fill(admin, ann, 6)
 
-    answer = await service.call("GET", "/credits/transactions?limit=2&offset=3", user="ann")
+    answer = await service.call("GET", "/credits/transactions?limit=2&offset=3", user=ann)
 
     assert [row["amount"] for row in answer.body] == [3, 2]
 
 
-async def test_filters(service: Running) -> None:
-    await service.grant("ann", 100)
-    debit = (await use(service, "ann", 5, appId="chat")).body["transaction"]["id"]
-    refund = {"userId": "ann", "amount": 2, "description": "x", "transactionId": debit}
+async def test_filters(service: Running, ann: str) -> None:
+    await service.grant(ann, 100)
+    debit = (await use(service, ann, 5, appId="chat")).body["transaction"]["id"]
+    refund = {"userId": ann, "amount": 2, "description": "x", "transactionId": debit}
     await service.call("POST", "/internal/credits/refund", internal=True, json=refund)
-    await service.call("POST", "/gifts", user="ann", json={"totalCredits": 3})
-    await use(service, "ann", 7, appId="pictures")
+    await service.call("POST", "/gifts", user=ann, json={"totalCredits": 3})
+    await use(service, ann, 7, appId="pictures")
 
     async def amounts(query: str) -> list[int]:
-        answer = await service.call("GET", f"/credits/transactions{query}", user="ann")
+        answer = await service.call("GET", f"/credits/transactions{query}", user=ann)
         assert answer.status == 200
         return [row["amount"] for row in answer.body]
 
@@ -341,15 +344,15 @@ async def usage(service: Running, user: str, query: str = "") -> list[dict[str, 
     return rows
 
 
-async def test_usage_adds_up_debits_commits_and_charges_per_app(service: Running) -> None:
-    await service.grant("ann", 1000)
-    await use(service, "ann", 5, appId="chat")
-    await use(service, "ann", 6, appId="chat")
+async def test_usage_adds_up_debits_commits_and_charges_per_app(service: Running, ann: str) -> None:
+    await service.grant(ann, 1000)
+    await use(service, ann, 5, appId="chat")
+    await use(service, ann, 6, appId="chat")
     held = await service.call(
         "POST",
         "/internal/credits/reserve",
         internal=True,
-        json={"userId": "ann", "amount": 25, "reason": "research:deep:42"},
+        json={"userId": ann, "amount": 25, "reason": "research:deep:42"},
     )
     reservation = held.body["reservationId"]
     await service.call(
@@ -358,13 +361,13 @@ async def test_usage_adds_up_debits_commits_and_charges_per_app(service: Running
         internal=True,
         json={"reservationId": reservation, "amount": 20},
     )
-    assert (await service.call("POST", "/sync/activate", user="ann")).status == 200
+    assert (await service.call("POST", "/sync/activate", user=ann)).status == 200
     # Neither what is given away nor what comes back is usage.
-    await service.call("POST", "/gifts", user="ann", json={"totalCredits": 3})
-    refund = {"userId": "ann", "amount": 1, "description": "x", "appId": "chat"}
+    await service.call("POST", "/gifts", user=ann, json={"totalCredits": 3})
+    refund = {"userId": ann, "amount": 1, "description": "x", "appId": "chat"}
     await service.call("POST", "/internal/credits/refund", internal=True, json=refund)
 
-    rows = await usage(service, "ann")
+    rows = await usage(service, ann)
 
     assert [(row["appId"], row["creditsUsed"], row["operations"]) for row in rows] == [
         ("chat", 11, 2),
@@ -375,24 +378,24 @@ async def test_usage_adds_up_debits_commits_and_charges_per_app(service: Running
 
 
 async def test_usage_looks_back_as_many_days_as_it_is_asked(
-    service: Running, admin: Connection
+    service: Running, admin: Connection, ann: str
 ) -> None:
     # A day that ends between the setting up and the asking moves every bound by one.
     now = await admin.fetchval("SELECT now()")
     move = (
-        "SELECT FROM credits._record_move(ROW('ann', NULL, $1::credits.transaction_type, 'system',"
-        " $2::bigint, 'app', 'x', NULL, NULL, NULL)::credits.new_move, $3)"
+        "SELECT FROM credits._record_move(ROW($4::text, NULL, $1::credits.transaction_type,"
+        " 'system', $2::bigint, 'app', 'x', NULL, NULL, NULL)::credits.new_move, $3)"
     )
-    await admin.execute("SELECT FROM credits._lock_balance('ann')")
-    await admin.execute(move, "grant", 5000, now - timedelta(days=401))
+    await admin.execute("SELECT FROM credits._lock_balance($1)", ann)
+    await admin.execute(move, "grant", 5000, now - timedelta(days=401), ann)
     days = (400, 366, 365, 31, 30, 29, 1, 0)
     for ago in days:
-        await admin.execute(move, "usage", -1 - ago, now - timedelta(days=ago))
+        await admin.execute(move, "usage", -1 - ago, now - timedelta(days=ago), ann)
 
     async def seen(query: str) -> list[int]:
         while True:
             before = await admin.fetchval("SELECT (now() AT TIME ZONE 'UTC')::date")
-            rows = await usage(service, "ann", query)
+            rows = await usage(service, ann, query)
             if before == await admin.fetchval("SELECT (now() AT TIME ZONE 'UTC')::date"):
                 break
         shift = (before - now.date()).days
@@ -440,40 +443,3 @@ async def test_every_price_is_told(service: Running) -> None:
             },
         )
     assert {operation["operation"] for operation in answer.body["operations"]} == set(PRICES)
-
-
-async def test_prices_are_data(service: Running, admin: Connection) -> None:
-    before = (await service.call("GET", "/credits/pricing")).body["lastUpdated"]
-    await admin.execute(
-        "UPDATE credits.operation_prices SET cost = 6, updated_at = now() + interval '1 hour'"
-        " WHERE operation = 'ai_chat_gpt4'"
-    )
-
-    answer = await service.call("GET", "/credits/pricing")
-
-    assert answer.body["operationCosts"]["ai_chat_gpt4"] == 6
-    assert answer.body["lastUpdated"] > before
-
-
-async def test_active_packages_in_the_order_of_display(service: Running, admin: Connection) -> None:
-    assert (await service.call("GET", "/credits/packages")).body == []
-    await admin.executemany(
-        "INSERT INTO credits.packages (id, name, description, credits, price_euro_cents,"
-        " stripe_price_id, active, sort_order, metadata) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
-        [
-            (uuid4(), "large", "more", 1100, 1000, "price_1", True, 2, {"badge": "best"}),
-            (uuid4(), "gone", None, 5, 5, None, False, 0, None),
-            (uuid4(), "small", None, 100, 100, None, True, 1, None),
-        ],
-    )
-
-    answer = await service.call("GET", "/credits/packages")
-
-    assert answer.status == 200
-    for package in answer.body:
-        require_shape(package, PACKAGE)
-    assert [package["name"] for package in answer.body] == ["small", "large"]
-    large = answer.body[1]
-    assert (large["credits"], large["priceEuroCents"], large["sortOrder"]) == (1100, 1000, 2)
-    assert (large["stripePriceId"], large["metadata"]) == ("price_1", {"badge": "best"})
-    assert (large["description"], answer.body[0]["description"]) == ("more", None)
