@@ -36,6 +36,8 @@ FALLBACK_ROOT = Path("/var/lib/mana-credits")
 StopMode = Literal["smart", "fast", "immediate"]
 
 _DEBIAN_BINARIES = Path("/usr/lib/postgresql")
+_MEMORY = "/dev/shm"
+_MEMORY_NEEDED = 4 * 1024**3
 _START_SECONDS = 120
 _STOP_SECONDS = 60
 
@@ -478,11 +480,19 @@ class Cluster:
             (self._pgdata / "postmaster.pid").unlink(missing_ok=True)
 
 
+def _temporary_folder() -> str:
+    """Memory where there is plenty of it: tests clone databases all the time, which is files."""
+    with contextlib.suppress(OSError):
+        if shutil.disk_usage(_MEMORY).free >= _MEMORY_NEEDED:
+            return _MEMORY
+    return tempfile.gettempdir()
+
+
 @contextlib.contextmanager
 def temporary_cluster() -> Iterator[Cluster]:
     """Run a cluster that is not durable, in a temporary folder; it is removed afterwards."""
     # Not below pytest's own temporary folder, which other accounts cannot reach.
-    folder = Path(tempfile.mkdtemp(prefix="mana-credits-"))
+    folder = Path(tempfile.mkdtemp(prefix="mana-credits-", dir=_temporary_folder()))
     cluster = Cluster(folder, durable=False)
     try:
         cluster.ensure_started()
