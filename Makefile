@@ -25,7 +25,7 @@ demo: $(TO_RUN) ## the story of the product, step by step
 
 test: lint ## lint, then every test
 	@service/dev/packages.sh test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: $(TO_TEST) ## formatting, types, layers, SQL, shell, compose
 	$(BIN)/ruff check

@@ -258,7 +258,9 @@ async def _hold(admin: Connection) -> Any:
     return reservation["reservation_id"]
 
 
-@pytest.mark.parametrize(("won", "lost"), [(COMMIT, REFUND), (REFUND, COMMIT)])
+@pytest.mark.parametrize(
+    ("won", "lost"), [(COMMIT, REFUND), (REFUND, COMMIT)], ids=["refund", "commit"]
+)
 async def test_the_opposite_of_what_happened_to_a_hold_waits_and_is_refused(
     database: Clone, admin: Connection, won: str, lost: str
 ) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 from typing import Any
+from uuid import UUID
 
 import asyncpg
 import pytest
@@ -31,7 +32,8 @@ async def give_to(connection: Connection, email: str, **more: Any) -> asyncpg.Re
 async def attempts(admin: Connection) -> list[tuple[Any, ...]]:
     """Every attempt that was written down, oldest first."""
     found = await admin.fetch(
-        "SELECT user_id, outcome, credits, source_app_id FROM gifts.gift_redemptions ORDER BY id"
+        "SELECT user_id, outcome, credits, source_app_id FROM gifts.gift_redemptions"
+        " ORDER BY created_at"
     )
     return [tuple(row) for row in found]
 
@@ -299,8 +301,10 @@ async def test_received_gifts_are_listed_newest_first_without_failed_attempts(
     service_login: Connection,
 ) -> None:
     gifts = [await give(service_login, message=str(place)) for place in range(3)]
-    for gift in gifts[:2]:
-        await call(service_login, REDEEM, code=gift["code"], user_id="bob", source_app_id="chat")
+    # Ids tell the order, and are drawn by whoever calls: two of one millisecond have none.
+    for place, gift in enumerate(gifts[:2]):
+        redeemed = {"code": gift["code"], "user_id": "bob", "id": UUID(int=place)}
+        await call(service_login, REDEEM, source_app_id="chat", **redeemed)
     await call(service_login, REDEEM, code=gifts[2]["code"], user_id="cat")
     await call(service_login, REDEEM, code=gifts[2]["code"], user_id="bob")
     received = await rows(service_login, "gifts.list_received_gifts", user_id="bob")

@@ -11,8 +11,8 @@ LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_now      CONSTANT timestamptz := clock_timestamp();
     v_gift     gifts.gift_codes;
+    v_now      timestamptz;
     v_replayed boolean := true;
 BEGIN
     PERFORM 1 FROM gifts.gift_codes WHERE id = p_gift_id AND creator_id = p_user_id;
@@ -21,6 +21,7 @@ BEGIN
     END IF;
     v_gift := gifts._lock_gift(p_gift_id);
     PERFORM credits._lock_balance(p_user_id);
+    v_now := clock_timestamp();
     PERFORM credits._replayed_call(
         p_user_id, 'user', p_idempotency_key, 'cancel_gift', p_gift_id::text
     );
