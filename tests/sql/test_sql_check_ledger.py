@@ -190,6 +190,12 @@ CASES = [
         " WHERE user_id = 'ann' AND seq = 3",
     ),
     damage(
+        "a number was left out",
+        "chain",
+        f"UPDATE credits.transactions SET seq = seq + 1 WHERE {LAST}",
+        "UPDATE credits.balances SET last_seq = last_seq + 1 WHERE user_id = 'ann'",
+    ),
+    damage(
         "a row does not add up",
         "arithmetic balance",
         NO_ARITHMETIC,
@@ -333,6 +339,19 @@ CASES = [
         "what is known of a debit's refunds is gone",
         "refund",
         "DELETE FROM credits.debit_refunds WHERE user_id = 'ann'",
+    ),
+    damage(
+        "more of a debit was refunded than it took",
+        "refund",
+        "ALTER TABLE credits.debit_refunds DROP CONSTRAINT debit_refunds_bounds_check",
+        "UPDATE credits.debit_refunds SET refunded = refunded + 31 WHERE user_id = 'ann'",
+        "INSERT INTO credits.transactions SELECT r.user_id, l.seq + 1, gen_random_uuid(), r.type,"
+        " r.origin, 31, l.balance_after, l.balance_after + 31, r.app_id, r.description, NULL,"
+        " r.reference_id, NULL, r.created_at FROM credits.transactions AS r,"
+        f" LATERAL (SELECT seq, balance_after FROM credits.transactions WHERE {LAST}) AS l"
+        " WHERE r.user_id = 'ann' AND r.type = 'refund'",
+        "UPDATE credits.balances SET balance = balance + 31, total_earned = total_earned + 31,"
+        " last_seq = last_seq + 1 WHERE user_id = 'ann'",
     ),
     damage(
         "a refund of what was no debit",

@@ -172,8 +172,13 @@ async def test_a_job_without_a_success_in_its_time_is_late(
         """
     )
     await call(service_login, "credits.begin_job_run", job="gift-expiry")
+    await plant_run(admin, "gift-expiry", timedelta(minutes=1), "failed")
     late = f"job gift-expiry is late: its last success was {started}"
-    assert [line for line in await problems(service_login) if "gift-expiry" in line] == [late]
+    failed = "job gift-expiry failed: x"
+    assert [line for line in await problems(service_login) if "gift-expiry" in line] == [
+        late,
+        failed,
+    ]
 
 
 async def plant_run(admin: Connection, job: str, age: timedelta, end: str) -> Any:

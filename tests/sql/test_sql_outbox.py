@@ -144,6 +144,24 @@ async def test_what_could_not_be_sent_is_tried_again_later(
     assert (await call(service_login, CLAIM))["attempts"] == 2
 
 
+async def test_what_was_not_tried_does_not_count(
+    admin: Connection, service_login: Connection
+) -> None:
+    await write(admin, "ann")
+    for _ in range(2):
+        given = await call(service_login, CLAIM)
+        assert given["attempts"] == 1
+        await call(
+            service_login,
+            SETTLE,
+            user_id="ann",
+            id=given["id"],
+            state="pending",
+            retry_in_seconds=0.0,
+        )
+        assert (await notice(admin))["attempts"] == 0
+
+
 async def test_a_notice_is_settled_by_its_user_and_id(
     admin: Connection, service_login: Connection
 ) -> None:
