@@ -5,7 +5,8 @@ from collections.abc import AsyncIterator
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
-from http_support import Client, Connect, Issuer
+
+from tests.api.http_support import Client, Connect, Issuer
 
 
 @pytest.fixture

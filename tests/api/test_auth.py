@@ -15,7 +15,6 @@ import jwt
 import pytest
 from aiohttp import web
 from cryptography.hazmat.primitives.asymmetric import rsa
-from http_support import Client, Connect, Issuer, SigningKey, encode_part
 
 from service import auth
 from service.auth import Authenticator, KeySet, KeySetError, read_key_set
@@ -23,6 +22,7 @@ from service.keys import AUTHENTICATOR, CALLER, SERVICE_CALLER, SETTINGS
 from service.middleware import MIDDLEWARES, add_routes
 from service.settings import Settings
 from service.wire import Auth, Routes, respond
+from tests.api.http_support import Client, Connect, Issuer, SigningKey, encode_part
 
 SERVICE_KEYS = ("first-service-key", "second-service-key")
 NOBODY = "http://127.0.0.1:9"  # the discard port: nothing listens there

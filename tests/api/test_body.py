@@ -9,7 +9,6 @@ from uuid import UUID
 
 import pytest
 from aiohttp import web
-from http_support import Client, Connect
 
 from service.api.fields import (
     Amount,
@@ -47,6 +46,7 @@ from service.wire import (
     respond,
     timestamp,
 )
+from tests.api.http_support import Client, Connect
 
 
 class Colour(Enum):

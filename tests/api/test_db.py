@@ -9,13 +9,13 @@ from typing import Any
 
 import asyncpg
 import pytest
-from http_support import until
 
 from service import db as db_module
 from service.db import Database
 from service.dev.postgres import Cluster, temporary_cluster
 from service.errors import ApiError, OutcomeUnknownError, UnavailableError
 from service.ids import uuid7
+from tests.api.http_support import until
 
 SCHEMA = """
 CREATE TABLE moves (id uuid PRIMARY KEY, amount bigint NOT NULL);

@@ -9,13 +9,13 @@ from datetime import UTC, datetime
 
 import psycopg
 import pytest
-from http_support import Issuer
 
 from service import doctor
 from service.dev.postgres import Cluster
 from service.migrate import migrate
 from service.queries.doctor import LastRun
 from service.settings import Settings
+from tests.api.http_support import Issuer
 from tests.support.databases import Clone
 
 Report = dict[str, tuple[str, str]]

@@ -12,7 +12,6 @@ from uuid import UUID
 import pytest
 import structlog
 from aiohttp import web
-from http_support import Client, Connect, until
 from structlog.testing import LogCapture
 
 from service import errors, logs
@@ -23,6 +22,7 @@ from service.keys import REQUEST_ID, SETTINGS
 from service.middleware import MIDDLEWARES, add_routes
 from service.settings import Settings
 from service.wire import Auth, Body, Routes, read_body, respond
+from tests.api.http_support import Client, Connect, until
 
 ORIGIN = "http://localhost:5173"
 STRANGER = "https://evil.example.org"

@@ -13,10 +13,10 @@ from typing import Any
 import aiohttp
 import psycopg
 import pytest
-from http_support import until
 
 from service.dev.ports import accepts_connections, free_port
 from service.dev.postgres import Cluster, temporary_cluster
+from tests.api.http_support import until
 
 NOWHERE = "postgresql://mana:x@127.0.0.1:9/mana_credits"
 PRODUCTION = {

@@ -12,7 +12,6 @@ import pytest
 import stripe
 import structlog
 from aiohttp import web
-from http_support import Connect
 from structlog.testing import LogCapture
 
 from service import stripe_gateway
@@ -24,6 +23,7 @@ from service.stripe_gateway import (
     StripeGateway,
     UnknownCustomerError,
 )
+from tests.api.http_support import Connect
 
 SECRET = "whsec_test"
 ORDER = Order(
