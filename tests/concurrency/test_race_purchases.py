@@ -1,5 +1,6 @@
 """Races for a purchase: Stripe's events, many times and of many kinds at once."""
 
+import asyncio
 import hashlib
 import hmac
 import json
@@ -8,7 +9,9 @@ from collections.abc import Awaitable
 from typing import Any
 from uuid import uuid4
 
-from tests.support.databases import Connection
+import asyncpg
+
+from tests.support.databases import Clone, Connection
 from tests.support.races import at_once, ledger, outcomes, require_sound
 from tests.support.running import Answer, Running
 
@@ -179,3 +182,17 @@ async def test_an_event_races_the_answer_to_the_call_that_made_the_payment(
 
         assert outcomes(answers) == {"200": DELIVERIES + 1}
         await require_credited_once(admin, user, bought)
+
+
+async def test_one_customer_linked_by_many_at_once_collides_nowhere(database: Clone) -> None:
+    """The same user and the same customer, which two unique indexes watch."""
+    async with asyncpg.create_pool(database.service_url, min_size=20, max_size=20) as pool:
+        for turn in range(20):
+            user, customer = f"user-{turn}", f"cus_{turn}"
+            linked = await asyncio.gather(
+                *(
+                    pool.fetchval("SELECT credits.link_stripe_customer($1, $2)", user, customer)
+                    for _ in range(20)
+                )
+            )
+            assert set(linked) == {customer}
