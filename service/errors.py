@@ -184,11 +184,6 @@ def unsupported_media_type() -> ApiError:
     return ApiError(415, "unsupported_media_type", "The body must be application/json")
 
 
-def payment_provider_error() -> ApiError:
-    """502: Stripe refused, failed or did not answer; what it said is in the log alone."""
-    return ApiError(502, "payment_provider_error", "The payment provider could not be reached")
-
-
 def stripe_not_configured() -> ApiError:
     """503 without Retry-After: this installation sells nothing."""
     return ApiError(503, "stripe_not_configured", "Payments are not configured")

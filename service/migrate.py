@@ -32,7 +32,7 @@ from yoyo import internalmigrations, read_migrations
 from yoyo.backends.core.postgresql import PostgresqlPsycopgBackend
 from yoyo.connections import parse_uri
 
-from service.paths import FUNCTIONS, MIGRATIONS
+from service.paths import FUNCTIONS, MIGRATIONS, migration_files, migration_ids
 from service.settings import Settings
 
 OWNER = "mana_credits_owner"
@@ -69,11 +69,6 @@ class Report:
 
 def _silent(_line: str) -> None:
     pass
-
-
-def expected_migrations(migrations: Path = MIGRATIONS) -> list[str]:
-    """Return the ids of this version's migrations, as `public._yoyo_migration` holds them."""
-    return [file.stem for file in _migration_files(migrations)]
 
 
 def migrate(
@@ -115,7 +110,7 @@ def check(
     with _locked_connection(settings, say) as connection:
         history = _history(connection)
         differences += _history_differences(history, migrations)
-        pending = [name for name in expected_migrations(migrations) if name not in history]
+        pending = [name for name in migration_ids(migrations) if name not in history]
         if pending:
             # The functions may need what a migration brings, so there is nothing to compare yet.
             return [*differences, *(f"migration {name}: not applied" for name in pending)]
@@ -269,14 +264,6 @@ class _Backend(PostgresqlPsycopgBackend):  # type: ignore[misc]  # yoyo has no t
         return self._given
 
 
-def _migration_files(folder: Path) -> list[Path]:
-    return sorted(
-        file
-        for file in folder.iterdir()
-        if file.suffix in {".sql", ".py"} and not file.name.endswith(".rollback.sql")
-    )
-
-
 def _sha256(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
@@ -288,7 +275,7 @@ def _file_differences(folder: Path) -> list[str]:
         digest, name = line.split(maxsplit=1)
         sums[name.removeprefix("*")] = digest
     differences = []
-    for file in _migration_files(folder):
+    for file in migration_files(folder):
         expected = sums.pop(file.name, None)
         if expected is None:
             differences.append(f"migration {file.name}: not in SHA256SUMS")
@@ -322,7 +309,7 @@ def _history(connection: Connection) -> dict[str, str | None]:
 
 
 def _history_differences(history: Mapping[str, str | None], folder: Path) -> list[str]:
-    files = {file.stem: file for file in _migration_files(folder)}
+    files = {file.stem: file for file in migration_files(folder)}
     differences = []
     for name, digest in history.items():
         if name not in files:

@@ -15,6 +15,15 @@ FUNCTIONS = _resource("sql") / "functions"
 CRON = _resource("cron")
 
 
-def migration_ids() -> list[str]:
-    """The ids of this version's migrations, as `migrate` records them, in their order."""
-    return sorted(file.stem for file in MIGRATIONS.glob("*.sql"))
+def migration_files(folder: Path = MIGRATIONS) -> list[Path]:
+    """The migrations in a folder, in their order."""
+    return sorted(
+        file
+        for file in folder.iterdir()
+        if file.suffix in {".sql", ".py"} and not file.name.endswith(".rollback.sql")
+    )
+
+
+def migration_ids(folder: Path = MIGRATIONS) -> list[str]:
+    """Their ids, as `public._yoyo_migration` holds them."""
+    return [file.stem for file in migration_files(folder)]
