@@ -415,7 +415,9 @@ class Cluster:
             return log.read()
 
     def _reap(self) -> None:
-        if self._server is not None and self._server.poll() is not None:
+        if self._server is not None:
+            # Found gone a moment ago; the system may still be about to end the process.
+            self._server.wait(_STOP_SECONDS)
             self._server = None
 
     def _adopt(self) -> bool:
