@@ -62,6 +62,8 @@ class EventResult:
     outcome: str | None
     error: str | None
     repeated: bool
+    needs_refunds_of: str | None
+    """The PaymentIntent whose refunds Stripe is to be asked for."""
 
 
 async def list_packages(db: Database) -> list[Package]:

@@ -40,7 +40,14 @@ credits.list_purchases,
 credits.claim_purchase_poll,
 credits.get_stripe_customer,
 credits.link_stripe_customer,
-credits.apply_stripe_event
+credits.apply_stripe_event,
+credits.apply_stripe_refunds,
+credits.replay_stripe_event,
+credits.claim_stripe_events,
+credits.claim_purchase_checks,
+credits.claim_event_listing,
+credits.settle_event_listing,
+credits.unknown_stripe_events
 TO mana_credits_service;
 
 GRANT EXECUTE ON FUNCTION

@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -18,7 +19,7 @@ import pytest
 import pytest_asyncio
 
 from service.dev.postgres import Cluster
-from tests.support.calls import call, debit, grant, statement
+from tests.support.calls import call, debit, grant, refund_object, statement
 from tests.support.clones import shared_clone
 from tests.support.databases import Clone, Connection, connect
 
@@ -79,6 +80,20 @@ SELECT
     now()
 FROM generate_series(1, {ROWS}) AS n;
 
+UPDATE credits.purchases SET check_at = now() - interval '1 minute'
+WHERE id <= id_of(100);
+UPDATE credits.purchases SET status = 'completed', completed_at = now(), transaction_id = id,
+    check_at = NULL
+WHERE id > id_of({ROWS} - 50);
+INSERT INTO credits.stripe_refunds
+(user_id, id, purchase_id, amount_euro_cents, credits, status, created_at, updated_at)
+SELECT user_of(n), 're_' || n, id_of(n), 1, 1, 'succeeded', now(), now()
+FROM generate_series(1, {ROWS}) AS n;
+INSERT INTO credits.stripe_disputes
+(user_id, id, purchase_id, amount_euro_cents, credits, status, created_at, updated_at)
+SELECT user_of(n), 'dp_' || n, id_of(n), 1, 0, 'x', now(), now()
+FROM generate_series(1, {ROWS}) AS n;
+
 INSERT INTO credits.stripe_customers
 SELECT 'user' || n, 'cus_' || n, now() FROM generate_series(0, {ROWS}) AS n;
 
@@ -86,6 +101,10 @@ INSERT INTO credits.stripe_events (id, type, state, payload, created_at, receive
 SELECT 'evt_' || n, 'x', 'applied', CASE WHEN n < 100 THEN '{{}}'::jsonb END, now(),
     now() - make_interval(days => CASE WHEN n < 50 THEN 100 ELSE 1 END)
 FROM generate_series(1, {ROWS}) AS n;
+
+UPDATE credits.stripe_events SET
+    state = 'failed', error = 'x', next_attempt_at = now() - interval '1 minute'
+WHERE received_at < now() - interval '99 days';
 
 INSERT INTO credits.sync_subscriptions (
     user_id, active, price, periods, anchor_at, next_charge_month, next_charge_at, paid_until,
@@ -300,6 +319,9 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
         "purchases_pkey|purchases_id_key",
     ),
     ("credits.get_stripe_customer", {"user_id": "user7"}, "stripe_customers_pkey"),
+    ("credits.claim_stripe_events", {"limit": 10}, "stripe_events_next_attempt stripe_events_pkey"),
+    ("credits.claim_purchase_checks", {"limit": 10}, "purchases_check_at"),
+    ("credits.unknown_stripe_events", {"ids": ["evt_1", "evt_new"]}, "stripe_events_pkey"),
     ("credits.prune_stripe_payloads", {"batch_size": 10}, "stripe_events_payloads"),
     ("gifts.get_gift", {"code": "XXXXXXXXXXX5"}, "gift_codes_code_key"),
     (
@@ -404,7 +426,29 @@ async def test_an_event_finds_its_purchase_by_an_index(
     assert told.scanned <= {"packages"}
 
 
-READINESS = ["job_runs_latest", "sync_subscriptions_waiting"]
+REVERSALS = ["stripe_refunds_purchase", "stripe_disputes_purchase"]
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_a_refund_finds_what_was_taken_back_before_by_an_index(
+    filled: Clone, mode: str
+) -> None:
+    told = await plans(
+        filled,
+        mode,
+        "credits.apply_stripe_event",
+        {
+            "id": "evt_new",
+            "type": "refund.created",
+            "created_at": datetime.now(UTC),
+            "payload": {"data": {"object": refund_object("re_new", f"pi_{ROWS}", 1)}},
+        },
+    )
+    assert {*REVERSALS} <= told.indexes
+    assert told.scanned <= {"packages"}
+
+
+READINESS = ["job_runs_latest", "sync_subscriptions_waiting", "stripe_events_open"]
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -470,5 +514,5 @@ async def test_every_index_but_a_unique_one_serves_a_query_tested_here(
         """
     )
     tested = {name for _function, _arguments, names in [*CASES, *PAGES] for name in names.split()}
-    tested.update(READINESS)
+    tested.update(READINESS, REVERSALS)
     assert {row["relname"] for row in found} - tested == set()

@@ -222,11 +222,11 @@ CASES = [
     ),
     damage(
         "a reversal of nothing",
-        "sign",
+        "sign reversal",
         NO_SIGN,
         "INSERT INTO credits.transactions"
         " SELECT user_id, seq + 1, gen_random_uuid(), 'reversal', origin, 0, balance_after,"
-        " balance_after, app_id, description, NULL, NULL, NULL, created_at"
+        " balance_after, app_id, description, NULL, gen_random_uuid(), NULL, created_at"
         f" FROM credits.transactions WHERE {LAST}",
         "UPDATE credits.balances SET last_seq = last_seq + 1 WHERE user_id = 'ann'",
     ),
@@ -295,12 +295,32 @@ CASES = [
         " VALUES ('ann', gen_random_uuid(), 100000, 'x', now(), now())",
     ),
     damage(
+        "a refund says that it took more than the ledger",
+        "reversal",
+        "UPDATE credits.stripe_refunds SET credits = 31 WHERE user_id = 'dan'",
+        users="dan",
+    ),
+    damage(
+        "a refund that took credits is gone",
+        "reversal",
+        "DELETE FROM credits.stripe_refunds WHERE user_id = 'dan'",
+        users="dan",
+    ),
+    damage(
+        "a refunded purchase says that it is not",
+        "reversal",
+        "UPDATE credits.purchases SET status = 'completed' WHERE user_id = 'dan'",
+        users="dan",
+    ),
+    damage(
         "more was spent than there was, without a reversal",
         "overdrawn",
         "UPDATE credits.transactions SET type = 'usage', app_id = 'app', idempotency_key = NULL"
         " WHERE user_id = 'dan' AND type = 'reversal'",
-        "INSERT INTO credits.usage_stats SELECT user_id, (created_at AT TIME ZONE 'UTC')::date,"
-        " app_id, -amount, 1 FROM credits.transactions WHERE user_id = 'dan' AND seq = 2",
+        "UPDATE credits.usage_stats SET credits_used = credits_used + 30,"
+        " operations = operations + 1 WHERE user_id = 'dan'",
+        "DELETE FROM credits.stripe_refunds WHERE user_id = 'dan'",
+        "UPDATE credits.purchases SET status = 'completed' WHERE user_id = 'dan'",
         users="dan",
     ),
     damage(
@@ -568,6 +588,7 @@ def test_every_rule_has_its_damage() -> None:
         "refund",
         "reservation",
         "purchase",
+        "reversal",
         "sync",
         "idempotency_key",
         "gift",

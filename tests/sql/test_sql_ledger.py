@@ -81,7 +81,11 @@ async def test_the_ledger_is_a_gapless_chain_through_every_kind_of_move(
         (8, "gift", 5),
         (9, "usage", -30),
         (10, "purchase", 500),
-        (11, "reversal", -2000),
+        (11, "purchase", 2000),
+        (12, "usage", -2000),
+        # The active gift is cancelled before the balance goes below zero.
+        (13, "gift", 5),
+        (14, "reversal", -2000),
     ]
     balance = 0
     for move in moves:
@@ -94,12 +98,12 @@ async def test_the_balance_adds_the_ledger_up(admin: Connection, service_login: 
     await move_everything(admin, service_login)
     await call(service_login, "credits.grant_credits", **bonus(700))
     await call(
-        service_login, "credits.reserve_credits", user_id="ann", amount=85, reason="research"
+        service_login, "credits.reserve_credits", user_id="ann", amount=90, reason="research"
     )
     balance = await call(service_login, "credits.get_balance", user_id="ann")
-    assert (balance["total_earned"], balance["total_spent"]) == (2225, 2140)
-    assert (balance["available"], balance["reserved"]) == (0, 85)
-    assert balance["transactions_count"] == 12
+    assert (balance["total_earned"], balance["total_spent"]) == (4230, 4140)
+    assert (balance["available"], balance["reserved"]) == (0, 90)
+    assert balance["transactions_count"] == 15
 
 
 def bonus(amount: int) -> dict[str, object]:
@@ -140,7 +144,11 @@ async def test_usage_adds_up_by_app_and_leaves_out_what_is_no_usage(
         "SELECT app_id, sum(credits_used), sum(operations) FROM credits.usage_stats"
         " GROUP BY 1 ORDER BY 1"
     )
-    assert [tuple(row) for row in found] == [("app", 57, 2), ("research", 50, 2), ("sync", 30, 1)]
+    assert [tuple(row) for row in found] == [
+        ("app", 2057, 3),
+        ("research", 50, 2),
+        ("sync", 30, 1),
+    ]
 
 
 async def test_usage_is_listed_for_so_many_days_today_included(
@@ -180,7 +188,7 @@ async def test_the_history_is_paged_by_its_cursor(
         before = page[-1]["seq"]
         # What comes in meanwhile moves no page.
         await grant(service_login, "ann", 1, f"later {before}")
-    assert pages == [[11, 10, 9, 8], [7, 6, 5, 4], [3, 2, 1]]
+    assert pages == [[14, 13, 12, 11], [10, 9, 8, 7], [6, 5, 4, 3], [2, 1]]
 
 
 async def test_the_history_is_filtered_by_type_and_app(
@@ -189,11 +197,11 @@ async def test_the_history_is_filtered_by_type_and_app(
     await move_everything(admin, service_login)
     await grant(service_login, "bob", 5)
     cases: list[tuple[dict[str, Any], list[int]]] = [
-        ({}, [11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1]),
-        ({"type": "usage"}, [9, 5, 4, 2]),
+        ({}, [*range(14, 0, -1)]),
+        ({"type": "usage"}, [12, 9, 5, 4, 2]),
         ({"app_id": "research"}, [5, 4]),
-        ({"type": "usage", "app_id": "app"}, [2]),
-        ({"type": "gift", "offset": 1}, [7, 6]),
+        ({"type": "usage", "app_id": "app"}, [12, 2]),
+        ({"type": "gift", "offset": 1}, [8, 7, 6]),
         ({"type": "usage", "before_seq": 5}, [4, 2]),
         ({"app_id": "nothing"}, []),
     ]

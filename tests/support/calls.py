@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
@@ -93,18 +93,104 @@ async def amounts(admin: Connection, user_id: str) -> list[tuple[str, int]]:
 
 
 async def reverse(admin: Connection, user_id: str, amount: int) -> None:
-    """Take credits as a reversal does: it alone may take more than there is."""
-    await admin.execute(
-        """
-        SELECT * FROM credits._record_move(
-            ROW($1, NULL, 'reversal', 'system', -$2::bigint, 'system', 'Refunded', NULL, NULL, NULL)
-                ::credits.new_move,
-            clock_timestamp()
-        )
-        """,
-        user_id,
-        amount,
+    """Take credits back that were bought and spent: a reversal may take more than there is."""
+    payment = f"pi_{uuid4().hex}"
+    await buy(admin, user_id, payment, amount, amount)
+    await debit(admin, user_id, amount)
+    applied = await stripe_event(
+        admin, "refund.created", refund_object(f"re_{uuid4().hex}", payment, amount)
     )
+    assert applied["state"] == "applied", dict(applied)
+
+
+async def buy(
+    admin: Connection, user_id: str, payment: str, credits: int = 1000, cents: int = 900
+) -> asyncpg.Record:
+    """A purchase that was paid for by this PaymentIntent."""
+    purchase = await start_buying(admin, user_id, payment, credits, cents)
+    return await call(
+        admin,
+        "credits.follow_payment",
+        user_id=user_id,
+        purchase_id=purchase["id"],
+        stripe_payment_intent_id=payment,
+        stripe_status="succeeded",
+        received_euro_cents=cents,
+        currency="eur",
+    )
+
+
+async def start_buying(
+    admin: Connection, user_id: str, payment: str, credits: int = 1000, cents: int = 900
+) -> asyncpg.Record:
+    """A purchase for which Stripe has made this PaymentIntent."""
+    purchase = await call(
+        admin,
+        "credits.start_purchase",
+        user_id=user_id,
+        package_id=await make_package(admin, credits, cents),
+    )
+    return await call(
+        admin,
+        "credits.record_payment_intent",
+        user_id=user_id,
+        purchase_id=purchase["id"],
+        stripe_payment_intent_id=payment,
+        stripe_customer_id=f"cus_{user_id}",
+    )
+
+
+async def stripe_event(
+    connection: Connection,
+    type_: str,
+    about: dict[str, Any],
+    event_id: str | None = None,
+    at: datetime | None = None,
+) -> asyncpg.Record:
+    """Stripe sends an event about an object; without an id it is a new one, without a time now."""
+    event_id = event_id or f"evt_{uuid4().hex}"
+    return await call(
+        connection,
+        "credits.apply_stripe_event",
+        id=event_id,
+        type=type_,
+        created_at=at or datetime.now(UTC),
+        payload={"id": event_id, "type": type_, "data": {"object": about}},
+    )
+
+
+def refund_object(
+    refund: str, payment: str, cents: int, status: str | None = "succeeded", **more: Any
+) -> dict[str, Any]:
+    """Stripe's refund of a payment, in euro cents."""
+    return {
+        "object": "refund",
+        "id": refund,
+        "payment_intent": payment,
+        "charge": f"ch_{payment}",
+        "amount": cents,
+        "currency": "eur",
+        "status": status,
+        "created": 1_700_000_000,
+        **more,
+    }
+
+
+def dispute_object(
+    dispute: str, payment: str, cents: int, status: str = "needs_response", **more: Any
+) -> dict[str, Any]:
+    """Stripe's dispute of a payment, in euro cents."""
+    return {
+        "object": "dispute",
+        "id": dispute,
+        "payment_intent": payment,
+        "charge": f"ch_{payment}",
+        "amount": cents,
+        "currency": "eur",
+        "status": status,
+        "created": 1_700_000_000,
+        **more,
+    }
 
 
 def utc(text: str) -> datetime:

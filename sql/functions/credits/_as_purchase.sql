@@ -1,4 +1,7 @@
 -- credits._as_purchase: a purchase as its buyer sees it.
+--
+-- A pending one says in its metadata that the money is on its way (SEPA takes days), so that
+-- nobody pays once more.
 CREATE OR REPLACE FUNCTION credits._as_purchase(p_purchase credits.purchases, p_replayed boolean)
 RETURNS credits.purchase
 LANGUAGE plpgsql STABLE
@@ -10,7 +13,12 @@ BEGIN
         p_purchase.credits, p_purchase.price_euro_cents, p_purchase.status, p_purchase.failure,
         p_purchase.stripe_customer_id, p_purchase.stripe_payment_intent_id,
         p_purchase.stripe_checkout_session_id, p_purchase.stripe_checkout_url,
-        p_purchase.success_url, p_purchase.cancel_url, p_purchase.metadata,
+        p_purchase.success_url, p_purchase.cancel_url,
+        CASE
+            WHEN p_purchase.status = 'pending' AND p_purchase.stripe_status = 'processing'
+                THEN coalesce(p_purchase.metadata, '{}') || '{"payment": "processing"}'
+            ELSE p_purchase.metadata
+        END,
         p_purchase.created_at, p_purchase.completed_at, p_replayed
     )::credits.purchase;
 END

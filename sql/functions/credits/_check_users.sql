@@ -175,6 +175,43 @@ BEGIN
     WHERE (p.credits, p.id) IS DISTINCT FROM (l.amount, l.reference_id)
 
     UNION ALL
+    -- What was taken back for a purchase is what its refunds and disputes say, and no more than it
+    -- gave; one that gave nothing had nothing taken back.
+    SELECT
+        'reversal', coalesce(p.user_id, l.user_id),
+        jsonb_build_object(
+            'purchaseId', coalesce(p.id, l.reference_id), 'status', p.status, 'credits', p.credits,
+            'taken', p.taken, 'ledgerAmount', l.amount
+        )
+    FROM (
+        SELECT
+            p.user_id, p.id, p.status, p.credits,
+            p.transaction_id IS NOT NULL AS given,
+            credits._reversed_status(p) AS expected_status,
+            (
+                SELECT coalesce(sum(i.credits), 0)
+                FROM (
+                    SELECT r.credits FROM credits.stripe_refunds AS r
+                    WHERE r.user_id = p.user_id AND r.purchase_id = p.id
+                    UNION ALL
+                    SELECT d.credits FROM credits.stripe_disputes AS d
+                    WHERE d.user_id = p.user_id AND d.purchase_id = p.id
+                ) AS i
+            ) AS taken
+        FROM credits.purchases AS p
+        WHERE p_user_id IS NULL OR p.user_id = p_user_id
+    ) AS p
+    FULL JOIN (
+        SELECT l.user_id, l.reference_id, sum(l.amount) AS amount
+        FROM ledger AS l
+        WHERE l.type = 'reversal'
+        GROUP BY 1, 2
+    ) AS l ON l.user_id = p.user_id AND l.reference_id = p.id
+    WHERE coalesce(l.amount, 0) IS DISTINCT FROM -p.taken
+        OR p.taken > CASE WHEN p.given THEN p.credits ELSE 0 END
+        OR (p.given AND p.status <> p.expected_status)
+
+    UNION ALL
     -- Nobody has more of Cloud Sync than his last charge has paid for.
     SELECT
         'sync', s.user_id,

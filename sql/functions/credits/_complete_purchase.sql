@@ -2,12 +2,16 @@
 --
 -- Webhook, status poll and reconciliation all end here, whichever comes first.
 --
--- Locks:  the user's balance row; the caller holds the purchase row.
+-- Refunds and disputes that were heard of before are taken at once, since they took nothing yet.
+--
+-- Locks:  the payer's active gifts where there are such, then the payer's balance row; the caller
+--         holds the purchase row.
 -- Keeps:  a payment of another amount or currency credits nothing and is refused loudly.
 -- Raises: MC001 invalid_request.
+-- Replaces: credits._complete_purchase(credits.purchases, text, bigint, text)
 CREATE OR REPLACE FUNCTION credits._complete_purchase(
-    p_purchase credits.purchases, p_stripe_payment_intent_id text, p_paid_euro_cents bigint,
-    p_currency text
+    p_purchase credits.purchases, p_stripe_payment_intent_id text, p_said_at timestamptz,
+    p_paid_euro_cents bigint, p_currency text
 )
 RETURNS credits.purchases
 LANGUAGE plpgsql
@@ -38,7 +42,7 @@ BEGIN
         )
     );
 
-    PERFORM credits._lock_balance(p_purchase.user_id);
+    PERFORM credits._lock_for_reversal(p_purchase);
     v_now := clock_timestamp();
     v_move := credits._record_move(
         ROW(
@@ -53,13 +57,18 @@ BEGIN
         status = 'completed',
         failure = NULL,
         stripe_payment_intent_id = p_stripe_payment_intent_id,
+        stripe_status = 'succeeded',
+        stripe_status_at = p_said_at,
+        check_at = NULL,
         transaction_id = v_move.id,
         completed_at = v_now,
         updated_at = v_now
     WHERE user_id = p_purchase.user_id AND id = p_purchase.id
     RETURNING * INTO STRICT p_purchase;
-    RETURN p_purchase;
+    RETURN credits._settle_reversals(p_purchase, v_now);
 END
 $$;
-COMMENT ON FUNCTION credits._complete_purchase(credits.purchases, text, bigint, text) IS
+COMMENT ON FUNCTION credits._complete_purchase(
+    credits.purchases, text, timestamptz, bigint, text
+) IS
 'Gives the credits of a purchase, once; raises MC001 when the payment is not the one that was asked for';

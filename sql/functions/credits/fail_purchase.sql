@@ -10,12 +10,21 @@ LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
+    v_now      CONSTANT timestamptz := clock_timestamp();
     v_purchase credits.purchases;
 BEGIN
     v_purchase := credits._lock_purchase(p_user_id, p_purchase_id);
     -- Of two calls with one key, the other may have reached Stripe: then there is a payment.
     IF v_purchase.stripe_payment_intent_id IS NULL AND v_purchase.stripe_checkout_session_id IS NULL THEN
-        v_purchase := credits._fail_purchase(v_purchase, 'failed', p_failure, clock_timestamp());
+        UPDATE credits.purchases SET
+            status = 'failed',
+            failure = left(p_failure, 500),
+            updated_at = v_now
+        WHERE user_id = p_user_id AND id = p_purchase_id AND status IN ('pending', 'failed')
+        RETURNING * INTO v_purchase;
+        IF NOT found THEN
+            v_purchase := credits._lock_purchase(p_user_id, p_purchase_id);
+        END IF;
     END IF;
     RETURN credits._as_purchase(v_purchase, p_replayed => false);
 END

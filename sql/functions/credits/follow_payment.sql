@@ -1,6 +1,8 @@
 -- credits.follow_payment: what Stripe answered when it was asked about a purchase.
 --
--- Locks:  the purchase row, then the user's balance row.
+-- The answer is of this moment: what Stripe said before it is known to be over.
+--
+-- Locks:  the purchase row, the payer's active gifts, the payer's balance row.
 -- Raises: MC001 invalid_request (another amount, currency or payment), MC004 not_found.
 CREATE OR REPLACE FUNCTION credits.follow_payment(
     p_user_id text,
@@ -19,7 +21,7 @@ BEGIN
     RETURN credits._as_purchase(
         credits._follow_payment(
             credits._lock_purchase(p_user_id, p_purchase_id), p_stripe_payment_intent_id,
-            p_stripe_status, p_received_euro_cents, p_currency, p_failure
+            p_stripe_status, clock_timestamp(), p_received_euro_cents, p_currency, p_failure
         ),
         p_replayed => false
     );

@@ -41,6 +41,19 @@ BEGIN
     WHERE s.retry_at IS NOT NULL
     HAVING count(*) > 0;
 
+    -- Older ones have been seen; what is still to be done about them is in the table.
+    RETURN QUERY
+    SELECT format('%s Stripe events of the last 7 days could not be applied', count(*))
+    FROM credits.stripe_events AS e
+    WHERE e.state = 'failed' AND e.received_at > credits._utc_add(v_now, '-7 days')
+    HAVING count(*) > 0;
+
+    RETURN QUERY
+    SELECT format('%s Stripe events wait for an answer of Stripe for more than an hour', count(*))
+    FROM credits.stripe_events AS e
+    WHERE e.state = 'received' AND e.received_at < credits._utc_add(v_now, '-1 hour')
+    HAVING count(*) > 0;
+
     RETURN QUERY
     SELECT format('the last ledger check found %s violations', l.did ->> 'violations')
     FROM (

@@ -15,6 +15,7 @@ BEGIN
         SELECT e.id FROM credits.stripe_events AS e
         -- What failed may still be replayed, for which its payload is needed.
         WHERE e.payload IS NOT NULL AND e.received_at < v_before AND e.state IN ('applied', 'ignored')
+            AND e.next_attempt_at IS NULL
         ORDER BY e.received_at
         LIMIT p_batch_size
         FOR UPDATE SKIP LOCKED

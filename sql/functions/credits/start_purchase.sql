@@ -51,11 +51,12 @@ BEGIN
 
     INSERT INTO credits.purchases (
         user_id, id, package_id, credits, price_euro_cents, success_url, cancel_url,
-        idempotency_key, created_at, updated_at
+        idempotency_key, check_at, created_at, updated_at
     )
     SELECT
         p_user_id, coalesce(p_id, credits._new_id()), k.id, k.credits, k.price_euro_cents,
-        p_success_url, p_cancel_url, p_idempotency_key, v_now, v_now
+        p_success_url, p_cancel_url, p_idempotency_key, credits._utc_add(v_now, '10 minutes'),
+        v_now, v_now
     FROM credits.packages AS k
     WHERE k.id = p_package_id AND k.active
     RETURNING * INTO v_purchase;
