@@ -11,6 +11,7 @@ from service.db import Database
 from service.keys import AUTHENTICATOR, DB, SETTINGS, STRIPE
 from service.middleware import MIDDLEWARES, add_routes
 from service.notices import Sender
+from service.reconcile import Reconciler
 from service.settings import Settings
 from service.stripe_gateway import StripeGateway
 from service.wire import BODY_MAX_BYTES
@@ -30,7 +31,7 @@ def create_app(settings: Settings) -> web.Application:
         internal.routes,
         webhooks.routes,
     )
-    app.cleanup_ctx.extend((_database, _authenticator, _stripe, _notices))
+    app.cleanup_ctx.extend((_database, _authenticator, _stripe, _notices, _reconciliation))
     return app
 
 
@@ -76,3 +77,12 @@ async def _notices(app: web.Application) -> AsyncIterator[None]:
         Sender(app[DB], session, app[SETTINGS]).running(),
     ):
         yield
+
+
+async def _reconciliation(app: web.Application) -> AsyncIterator[None]:
+    stripe = app[STRIPE]
+    if stripe is None:
+        yield
+    else:
+        async with Reconciler(app[DB], stripe, app[SETTINGS]).running():
+            yield

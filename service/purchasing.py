@@ -219,9 +219,21 @@ async def look_up(
     ):
         return purchase
     try:
-        return await _follow(db, stripe, purchase)
+        return await follow(db, stripe, purchase)
     except PaymentProviderError:
         return purchase  # the buyer sees what is known; the gateway has logged it
+
+
+async def follow(db: Database, stripe: StripeGateway, purchase: Purchase) -> Purchase:
+    """Ask Stripe how a purchase's payment stands, and bring the purchase there.
+
+    A purchase for which Stripe has made nothing yet stays as it is: its buyer never got what he
+    could have paid with. PaymentProviderError when Stripe does not answer.
+    """
+    try:
+        return await _follow(db, stripe, purchase)
+    except PaymentProviderError:
+        raise
     except ApiError as error:
         if error.status >= 500:
             raise
@@ -229,7 +241,7 @@ async def look_up(
         _log.error(
             "a payment does not fit its purchase",
             purchase_id=str(purchase.id),
-            payment=asked,
+            payment=purchase.stripe_payment_intent_id or purchase.stripe_checkout_session_id,
             problem=error.message,
         )
         return purchase
@@ -238,7 +250,8 @@ async def look_up(
 async def _follow(db: Database, stripe: StripeGateway, purchase: Purchase) -> Purchase:
     intent_id = purchase.stripe_payment_intent_id
     if intent_id is None:
-        assert purchase.stripe_checkout_session_id is not None
+        if purchase.stripe_checkout_session_id is None:
+            return purchase
         session = await stripe.retrieve_checkout_session(purchase.stripe_checkout_session_id)
         intent_id = session.payment_intent_id
         if session.status == "expired":

@@ -9,6 +9,7 @@ import contextlib
 import json
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
@@ -21,7 +22,12 @@ from service.errors import ApiError
 from service.settings import StripeSettings
 
 if TYPE_CHECKING:
-    from stripe.params import CustomerCreateParams, PaymentIntentCreateParams
+    from stripe.params import (
+        CustomerCreateParams,
+        EventListParams,
+        PaymentIntentCreateParams,
+        RefundListParams,
+    )
     from stripe.params.checkout import SessionCreateParams
 
 CALL_SECONDS: Final = 10.0
@@ -34,6 +40,30 @@ CURRENCY: Final = "eur"
 PAYMENT_METHODS: Final = ("card", "sepa_debit")
 """Sent as `allowed_payment_method_types`: the API version that stripe 16 pins (endive) refuses
 `payment_method_types` in requests."""
+
+PAGE: Final = 100
+"""Objects a page of a list, which is Stripe's most."""
+EVENT_TYPES: Final = (
+    "payment_intent.succeeded",
+    "payment_intent.payment_failed",
+    "payment_intent.canceled",
+    "payment_intent.processing",
+    "checkout.session.completed",
+    "checkout.session.async_payment_succeeded",
+    "checkout.session.async_payment_failed",
+    "checkout.session.expired",
+    "charge.refunded",
+    "refund.created",
+    "refund.updated",
+    "refund.failed",
+    "charge.refund.updated",
+    "charge.dispute.created",
+    "charge.dispute.updated",
+    "charge.dispute.funds_withdrawn",
+    "charge.dispute.funds_reinstated",
+    "charge.dispute.closed",
+)
+"""What credits._apply_stripe_event knows; Stripe lists at most 20 types at once."""
 
 _log = structlog.get_logger(__name__)
 
@@ -215,6 +245,41 @@ class StripeGateway:
             return _checkout_session(
                 await self._client.v1.checkout.sessions.retrieve_async(session_id)
             )
+
+    async def list_refunds(self, payment_intent_id: str) -> list[Mapping[str, Any]]:
+        """All refunds of a payment, as Stripe has them now."""
+        refunds: list[Mapping[str, Any]] = []
+        while True:
+            params: RefundListParams = {"payment_intent": payment_intent_id, "limit": PAGE}
+            if refunds:
+                params["starting_after"] = refunds[-1]["id"]
+            async with _told("list_refunds"):
+                page = await self._client.v1.refunds.list_async(params)
+                refunds += [_storable(refund.to_dict()) for refund in page.data]
+            if not page.has_more or not page.data:
+                return refunds
+
+    async def list_events(self, since: datetime) -> AsyncIterator[list[Event]]:
+        """The events of EVENT_TYPES that Stripe has made since then, newest first, by pages."""
+        last: str | None = None
+        while True:
+            params: EventListParams = {
+                "created": {"gte": int(since.timestamp())},
+                "types": [*EVENT_TYPES],
+                "limit": PAGE,
+            }
+            if last is not None:
+                params["starting_after"] = last
+            async with _told("list_events"):
+                page = await self._client.v1.events.list_async(params)
+                events = [
+                    Event(event.id, event.type, event.created, _storable(event.to_dict()))
+                    for event in page.data
+                ]
+            yield events
+            if not page.has_more or not events:
+                return
+            last = events[-1].id
 
     async def reachable(self) -> None:
         """Raise PaymentProviderError unless Stripe answers and takes the key."""

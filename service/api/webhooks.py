@@ -7,7 +7,7 @@ from aiohttp import web
 
 from service.errors import stripe_not_configured
 from service.keys import DB, STRIPE
-from service.queries import purchases
+from service.queries import stripe_events
 from service.wire import Answer, Auth, Routes, read_raw, respond
 
 routes = Routes()
@@ -33,7 +33,7 @@ async def receive_stripe_event(request: web.Request) -> web.Response:
     event = stripe.verify_webhook(
         await read_raw(request, EVENT_MAX_BYTES), request.headers.get("Stripe-Signature")
     )
-    result = await purchases.apply_stripe_event(
+    result = await stripe_events.apply_stripe_event(
         request.app[DB],
         event_id=event.id,
         type_=event.type,

@@ -1,11 +1,11 @@
-"""Packages, purchases, Stripe's customers and events: one wrapper for each SQL function.
+"""Packages, purchases, Stripe's customers: one wrapper for each SQL function.
 
 Prices are euro cents, `credits` whole credits.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -52,18 +52,6 @@ class Purchase:
     created_at: datetime
     completed_at: datetime | None
     replayed: bool
-
-
-@dataclass(frozen=True, slots=True)
-class EventResult:
-    """What became of a Stripe event."""
-
-    state: str
-    outcome: str | None
-    error: str | None
-    repeated: bool
-    needs_refunds_of: str | None
-    """The PaymentIntent whose refunds Stripe is to be asked for."""
 
 
 async def list_packages(db: Database) -> list[Package]:
@@ -193,6 +181,12 @@ async def claim_purchase_poll(db: Database, purchase: Purchase) -> bool:
     return claimed
 
 
+async def claim_purchase_checks(db: Database, *, limit: int) -> list[Purchase]:
+    """Open purchases that this caller is to ask Stripe about now."""
+    rows = await db.move_rows("SELECT * FROM credits.claim_purchase_checks($1)", limit)
+    return [Purchase(**row) for row in rows]
+
+
 async def get_stripe_customer(db: Database, user_id: str) -> str | None:
     """Stripe's id of a user, or None."""
     customer: str | None = await db.value("SELECT credits.get_stripe_customer($1)", user_id)
@@ -212,18 +206,3 @@ async def link_stripe_customer(
     )
     linked: str = row["customer_id"]
     return linked
-
-
-async def apply_stripe_event(
-    db: Database, *, event_id: str, type_: str, created: int, payload: Mapping[str, Any]
-) -> EventResult:
-    """Store a verified event once and apply it; `created` is Stripe's time in Unix seconds."""
-    row = await db.move(
-        "SELECT * FROM credits.apply_stripe_event("
-        "p_id => $1, p_type => $2, p_created_at => $3, p_payload => $4)",
-        event_id,
-        type_,
-        datetime.fromtimestamp(created, UTC),
-        payload,
-    )
-    return EventResult(**row)

@@ -10,6 +10,7 @@ from aiohttp import web
 from localstripe import resources, server
 from localstripe.errors import UserError, json_response
 
+from service.dev.local_stripe.aftermath import Aftermath, list_events, page_of
 from service.dev.local_stripe.engine import Engine
 from service.dev.local_stripe.idempotency import Handler, IdempotencyKeys
 from service.dev.local_stripe.objects import CheckoutSession, PaymentIntent, refusal
@@ -127,6 +128,30 @@ def _add_own_routes(
     post("/v1/checkout/sessions", create_session)
     post("/v1/checkout/sessions/{id}/expire", expire_session)
     app.router.add_get("/v1/checkout/sessions/{id}", show_session)
+
+    aftermath = Aftermath(engine)
+
+    async def show_events(request: web.Request) -> web.Response:
+        query = server.unflatten_data(request.query)
+        return web.json_response(page_of(list_events(query), query, "/v1/events"))
+
+    async def show_refunds(request: web.Request) -> web.Response:
+        query = server.unflatten_data(request.query)
+        refunds = aftermath.list_refunds(query.get("payment_intent"), query.get("charge"))
+        return web.json_response(page_of(refunds, query, "/v1/refunds"))
+
+    post("/v1/refunds", lambda _, given: aftermath.create_refund(given))
+    app.router.add_get("/v1/refunds", show_refunds)
+    app.router.add_get("/v1/events", show_events)
+    post(
+        "/_config/refunds/{id}",
+        lambda refund, given: aftermath.end_refund(refund, given.get("status", "")),
+    )
+    post("/_config/disputes", lambda _, given: aftermath.open_dispute(given))
+    post(
+        "/_config/disputes/{id}",
+        lambda dispute, given: aftermath.move_dispute(dispute, given.get("step", "")),
+    )
 
     page = PaymentPage(engine)
     app.router.add_get("/c/pay/{id}", page.show)

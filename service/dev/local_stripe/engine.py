@@ -58,7 +58,8 @@ class Engine:
         }
         self._sender.schedule(event.id, event.type, json.dumps(exported).encode())
 
-    def _emit(self, event_type: str, subject: Any) -> None:
+    def emit(self, event_type: str, subject: Any) -> None:
+        """Make an event about an object as it is now, and send it."""
         self.announce(resources.Event(event_type, subject))
 
     # Time
@@ -98,7 +99,7 @@ class Engine:
         if data.get("customer") is not None:
             _require_customer(data["customer"])
         intent = PaymentIntent(**data)
-        self._emit("payment_intent.created", intent)
+        self.emit("payment_intent.created", intent)
         if confirm:
             self.confirm_intent(intent)
         return intent
@@ -140,13 +141,14 @@ class Engine:
             capture=intent.capture_method != "manual",
         )
         charge.payment_intent = intent.id
+        charge.metadata = dict(intent.metadata)
         # localstripe declines some cards when they are attached only; a payment needs no attaching.
         declined = method._attaching_is_declined() or method._charging_is_declined()
         charge._authorized = not declined
         intent.latest_charge = charge
         if method.type == "sepa_debit":
             intent._settles_at = time.time() + self._sepa_delay
-            self._emit("payment_intent.processing", intent)
+            self.emit("payment_intent.processing", intent)
             self._later(intent.id, intent._settles_at, self._settle, intent)
         elif declined:
             self._fail(intent, "card_declined", DECLINED)
@@ -160,7 +162,7 @@ class Engine:
         intent.latest_charge.failure_message = message
         # As Stripe does: the payer has to choose again.
         intent._failed_method, intent.payment_method = intent.payment_method, None
-        self._emit("payment_intent.payment_failed", intent)
+        self.emit("payment_intent.payment_failed", intent)
 
     def _settle(self, intent: PaymentIntent) -> None:
         """End a debit that was under way."""
@@ -181,11 +183,11 @@ class Engine:
             intent._on_success()
             if session is not None:
                 session.payment_status = "paid"
-                self._emit("checkout.session.async_payment_succeeded", session)
+                self.emit("checkout.session.async_payment_succeeded", session)
         else:
             self._fail(intent, "insufficient_funds", "The debit was returned by the bank.")
             if session is not None:
-                self._emit("checkout.session.async_payment_failed", session)
+                self.emit("checkout.session.async_payment_failed", session)
 
     def cancel_intent(self, intent: PaymentIntent, reason: str | None = None) -> None:
         """Cancel a PaymentIntent that was not paid."""
@@ -198,7 +200,7 @@ class Engine:
         intent.next_action = None
         intent.cancellation_reason = reason
         intent.canceled_at = int(time.time())
-        self._emit("payment_intent.canceled", intent)
+        self.emit("payment_intent.canceled", intent)
 
     # Checkout Sessions
 
@@ -267,7 +269,7 @@ class Engine:
         intent = self._intent_of(session)
         if intent is not None:
             self.cancel_intent(intent, "abandoned")
-        self._emit("checkout.session.expired", session)
+        self.emit("checkout.session.expired", session)
 
     def pay_session(self, session: CheckoutSession, method_data: dict[str, Any]) -> str | None:
         """Pay an open session; return what to tell the payer when it was declined."""
@@ -291,7 +293,7 @@ class Engine:
         self._close(session, "complete")
         session.payment_status = "paid" if intent.status == "succeeded" else "unpaid"
         session.customer_details = {"email": self._email_of(session), "name": None}
-        self._emit("checkout.session.completed", session)
+        self.emit("checkout.session.completed", session)
         return None
 
     def _expire_in_time(self, session: CheckoutSession) -> None:

@@ -1,0 +1,157 @@
+"""Asks Stripe about what its webhooks should have told, so that a day without them heals by itself.
+
+Three things, at the start and every minute: stored events that wait for another try, purchases
+that stay open, and events that no webhook has brought. Several processes share the work: each
+piece is leased in its row before Stripe is asked, and no lock is held meanwhile.
+
+A purchase for which Stripe was asked but whose answer was lost is left alone: without that answer
+nobody got a secret or a page to pay with. Its buyer repeats the call with his key, and should a
+payment of it succeed all the same, its event names the purchase.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from typing import Final
+
+import structlog
+
+from service import purchasing
+from service.db import Database, listening
+from service.errors import ApiError
+from service.queries import purchases, stripe_events
+from service.queries.stripe_events import EventResult
+from service.settings import Settings
+from service.stripe_gateway import Event, PaymentProviderError, StripeGateway
+
+ROUND_SECONDS: Final = 60.0
+BATCH: Final = 20
+EVENT_LEASE_SECONDS: Final = 600
+"""Longer than a batch can take: each event may ask Stripe for several pages of 15 s."""
+LISTING_LEASE_SECONDS: Final = 900
+
+_log = structlog.get_logger(__name__)
+
+
+class Reconciler:
+    """The background task that asks Stripe."""
+
+    def __init__(self, db: Database, stripe: StripeGateway, settings: Settings) -> None:
+        self._db = db
+        self._stripe = stripe
+        self._listen_url = settings.listen_database_url
+        self._wake = asyncio.Event()
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator["Reconciler"]:
+        """Work in the background; at the end what is under way is cut off, and its lease ends."""
+        tasks = [
+            asyncio.create_task(
+                listening(self._listen_url, stripe_events.CHANNEL, self._wake.set),
+                name="reconcile-listener",
+            ),
+            asyncio.create_task(self._run(), name="reconcile"),
+        ]
+        try:
+            yield self
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _run(self) -> None:
+        while True:
+            self._wake.clear()
+            await self.reconcile()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), ROUND_SECONDS)
+
+    async def reconcile(self) -> None:
+        """One round. What goes wrong in it is logged, and its rest is left to the next one."""
+        for work in (self.retry_events, self.check_purchases, self.fetch_events):
+            try:
+                await work()
+            except PaymentProviderError as error:
+                # The gateway has said why; the leases bring back what is left.
+                _log.warning("Stripe cannot be asked", code=error.provider_code)
+                return
+            except ApiError as error:
+                _log.warning("reconciliation was interrupted", code=error.code)
+                return
+            except Exception:
+                # The task must outlive whatever one purchase brings up.
+                _log.exception("reconciliation failed")
+
+    async def retry_events(self) -> int:
+        """Try stored events again that are due; how many there were."""
+        done = 0
+        while ids := await stripe_events.claim_stripe_events(
+            self._db, limit=BATCH, lease_seconds=EVENT_LEASE_SECONDS
+        ):
+            for event_id in ids:
+                result = await stripe_events.replay_stripe_event(self._db, event_id)
+                if result.needs_refunds_of is not None:
+                    refunds = await self._stripe.list_refunds(result.needs_refunds_of)
+                    result = await stripe_events.apply_stripe_refunds(self._db, event_id, refunds)
+                _tell("Stripe event tried again", event_id, result)
+            done += len(ids)
+        return done
+
+    async def check_purchases(self) -> int:
+        """Ask about purchases that have been open for too long; how many there were."""
+        done = 0
+        while batch := await purchases.claim_purchase_checks(self._db, limit=BATCH):
+            for before in batch:
+                after = await purchasing.follow(self._db, self._stripe, before)
+                if after.status != before.status:
+                    _log.info(
+                        "a purchase was followed up",
+                        purchase_id=str(before.id),
+                        before=before.status,
+                        status=after.status,
+                    )
+            done += len(batch)
+        return done
+
+    async def fetch_events(self) -> int:
+        """Store and apply the events that no webhook has brought; how many there were."""
+        since = await stripe_events.claim_event_listing(
+            self._db, lease_seconds=LISTING_LEASE_SECONDS
+        )
+        if since is None:
+            return 0
+        # By this clock: the hour that is read again covers how far it is from Stripe's.
+        until = datetime.now(UTC)
+        missing: list[Event] = []
+        async for page in self._stripe.list_events(since):
+            unknown = await stripe_events.unknown_stripe_events(
+                self._db, [event.id for event in page]
+            )
+            missing += [event for event in page if event.id in unknown]
+        # Oldest first, as they would have come.
+        for event in reversed(missing):
+            result = await stripe_events.apply_stripe_event(
+                self._db,
+                event_id=event.id,
+                type_=event.type,
+                created=event.created,
+                payload=event.payload,
+            )
+            _tell("Stripe event fetched", event.id, result)
+        await stripe_events.settle_event_listing(self._db, until)
+        if missing:
+            # Refunds among them are to be asked for.
+            await self.retry_events()
+        return len(missing)
+
+
+def _tell(what: str, event_id: str, result: EventResult) -> None:
+    level = _log.warning if result.state == "failed" else _log.info
+    level(
+        what,
+        event_id=event_id,
+        state=result.state,
+        outcome=result.outcome,
+        error=result.error,
+    )

@@ -1,0 +1,284 @@
+"""A day of lost webhooks heals by itself; what Stripe takes back is taken back."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from service.db import Database
+from service.dev.postgres import Cluster
+from service.reconcile import Reconciler
+from service.stripe_gateway import StripeGateway
+from tests.support.answers import require_error
+from tests.support.clones import away
+from tests.support.databases import Clone, connect
+from tests.support.running import running_service
+from tests.support.stripe import DECLINED_AT_CHARGING, SEPA, Line, Shop, intent_of, webhooks
+from tests.support.waiting import until
+
+URLS = {"successUrl": "http://localhost:5173/ok", "cancelUrl": "http://localhost:5173/no"}
+
+
+async def paid(shop: Shop, user: str = "ann", number: str | None = None) -> dict[str, Any]:
+    """A purchase of 500 credits whose buyer has paid, unheard of by the service."""
+    answer = await shop.buy(user)
+    assert answer.status == 200, answer.body
+    await shop.pay(answer.body["clientSecret"], *([number] if number else []))
+    return await shop.row(answer.body["purchaseId"])
+
+
+def reconciler(shop: Shop, db: Database, stripe: StripeGateway) -> Reconciler:
+    return Reconciler(db, stripe, shop.service.settings)
+
+
+@pytest.fixture
+async def asking(shop: Shop, db: Database) -> Any:
+    """A reconciler of this test's own, beside the service's."""
+    assert shop.service.settings.stripe is not None
+    async with StripeGateway.connected(shop.service.settings.stripe) as stripe:
+        yield reconciler(shop, db, stripe)
+
+
+async def time_has_come(shop: Shop) -> None:
+    """Everything that waits for its time is due."""
+    await shop.admin.execute(
+        "UPDATE credits.purchases SET check_at = clock_timestamp() WHERE check_at IS NOT NULL"
+    )
+    await shop.admin.execute(
+        "UPDATE credits.stripe_events SET next_attempt_at = clock_timestamp()"
+        " WHERE next_attempt_at IS NOT NULL"
+    )
+    await shop.admin.execute("UPDATE credits.stripe_listing SET next_at = clock_timestamp()")
+
+
+async def all_is_applied(shop: Shop) -> None:
+    """Wait until no event is left for the service's own reconciliation, which NOTIFY wakes."""
+
+    async def is_so() -> bool:
+        return not await shop.admin.fetchval(
+            "SELECT count(*) FROM credits.stripe_events WHERE state IN ('received', 'failed')"
+        )
+
+    await until(is_so)
+
+
+async def refund(shop: Shop, purchase: dict[str, Any], **more: Any) -> str:
+    asked: Any = {"payment_intent": purchase["stripe_payment_intent_id"], **more}
+    made = await shop.stripe.v1.refunds.create_async(asked)
+    return made.id
+
+
+async def config(shop: Shop, path: str, **data: Any) -> dict[str, Any]:
+    """A bank moves something on at Stripe."""
+    async with shop.api.post(f"/_config/{path}", data=data) as answer:
+        body: dict[str, Any] = await answer.json()
+        assert answer.status == 200, body
+        return body
+
+
+async def test_purchases_that_stay_open_are_asked_about(shop: Shop, asking: Reconciler) -> None:
+    ann, bob = await paid(shop), await paid(shop, "bob")
+    unpaid = await shop.buy("cat")
+    assert await asking.check_purchases() == 0  # it is too early
+    await time_has_come(shop)
+    assert await asking.check_purchases() == 3
+    for purchase in (ann, bob):
+        assert (await shop.row(purchase["id"]))["status"] == "completed"
+        assert await shop.service.balance(purchase["user_id"]) == 500
+    assert (await shop.row(unpaid.body["purchaseId"]))["status"] == "pending"
+    assert await asking.check_purchases() == 0
+
+
+async def test_events_that_no_webhook_brought_are_fetched(shop: Shop, asking: Reconciler) -> None:
+    completed = await paid(shop)
+    refunded = await paid(shop, "bob")
+    disputed = await paid(shop, "cat")
+    declined = await shop.buy("dan")
+    with pytest.raises(Exception, match="declined"):
+        await shop.pay(declined.body["clientSecret"], DECLINED_AT_CHARGING)
+    await refund(shop, refunded, amount=200)
+    dispute = await config(
+        shop, "disputes", payment_intent=disputed["stripe_payment_intent_id"], amount=300
+    )
+    assert await shop.admin.fetchval("SELECT count(*) FROM credits.stripe_events") == 0
+
+    await time_has_come(shop)
+    assert await asking.fetch_events() == 8
+    states = {
+        "ann": ("completed", 500),
+        "bob": ("partially_refunded", 300),
+        "cat": ("disputed", 200),
+        "dan": ("failed", 0),
+    }
+    for purchase, user in (
+        (completed["id"], "ann"),
+        (refunded["id"], "bob"),
+        (disputed["id"], "cat"),
+        (declined.body["purchaseId"], "dan"),
+    ):
+        status = (await shop.row(purchase))["status"]
+        assert (status, await shop.service.balance(user)) == states[user]
+    await all_is_applied(shop)
+
+    # The hour that is read again brings nothing new, and what comes later is found.
+    await time_has_come(shop)
+    assert await asking.fetch_events() == 0
+    assert await asking.fetch_events() == 0
+    await config(shop, f"disputes/{dispute['id']}", step="won")
+    await time_has_come(shop)
+    assert await asking.fetch_events() == 1
+    assert (await shop.row(disputed["id"]))["status"] == "completed"
+    assert await shop.service.balance("cat") == 500
+
+
+async def test_a_list_of_several_pages_is_read_to_its_end(shop: Shop, asking: Reconciler) -> None:
+    purchase = await paid(shop)
+    for _ in range(120):
+        await config(
+            shop,
+            "disputes",
+            payment_intent=purchase["stripe_payment_intent_id"],
+            amount=1,
+            status="warning_needs_response",
+        )
+    await time_has_come(shop)
+    before = shop.line.count("GET", "events")
+    assert await asking.fetch_events() == 121
+    assert shop.line.count("GET", "events") - before == 2
+    assert (await shop.row(purchase["id"]))["status"] == "completed"
+
+
+async def test_refunds_and_disputes_reach_the_balance_by_webhook(shop: Shop) -> None:
+    async with webhooks(shop):
+        purchase = await paid(shop)
+        await shop.becomes(purchase["id"], "completed")
+        part = await refund(shop, purchase, amount=100, metadata={"status": "pending"})
+        await shop.becomes(purchase["id"], "partially_refunded")
+        assert await shop.service.balance("ann") == 400
+        await config(shop, f"refunds/{part}", status="failed")
+        await shop.becomes(purchase["id"], "completed")
+        assert await shop.service.balance("ann") == 500
+        dispute = await config(
+            shop, "disputes", payment_intent=purchase["stripe_payment_intent_id"]
+        )
+        await shop.becomes(purchase["id"], "disputed")
+        assert await shop.service.balance("ann") == 0
+        answer = await shop.service.call(
+            "POST",
+            "/credits/use",
+            user="ann",
+            json={"amount": 1, "appId": "chat", "description": "x"},
+        )
+        require_error(answer, 402, "insufficient_credits")
+        await config(shop, f"disputes/{dispute['id']}", step="reinstated")
+        await shop.becomes(purchase["id"], "completed")
+        await refund(shop, purchase)
+        await shop.becomes(purchase["id"], "refunded")
+
+        await all_is_applied(shop)
+    assert await shop.service.balance("ann") == 0
+
+
+async def test_a_charge_that_was_refunded_makes_the_service_ask_for_the_refunds(
+    shop: Shop,
+) -> None:
+    purchase = await paid(shop)
+    answer = await shop.look("ann", str(purchase["id"]))
+    assert answer.body["status"] == "completed"
+    await refund(shop, purchase, amount=200)
+    await refund(shop, purchase, amount=50)
+    charge = shop.letterbox
+    await until(lambda: sum(b'"charge.refunded"' in body for body, _ in charge.letters) == 2)
+    letter = next(letter for letter in charge.letters if b'"charge.refunded"' in letter[0])
+    # This event alone arrives; it names no refund, and LISTEN wakes whoever asks for them.
+    assert (await shop.deliver(*letter)).body == {"received": True}
+    await shop.becomes(purchase["id"], "partially_refunded")
+    assert await shop.service.balance("ann") == 250
+    assert shop.line.count("GET", "refunds") == 1
+
+
+@pytest.mark.parametrize("status", [429, 500])
+async def test_while_stripe_cannot_be_asked_nothing_is_lost(
+    shop: Shop, asking: Reconciler, status: int
+) -> None:
+    purchase = await paid(shop)
+    intent = purchase["stripe_payment_intent_id"]
+    call = f"GET /v1/payment_intents/{intent}"
+    shop.line.broken = {call: status, "GET /v1/events": status}
+    await time_has_come(shop)
+    await asking.reconcile()
+    assert (await shop.row(purchase["id"]))["status"] == "pending"
+    shop.line.broken = {}
+    await time_has_come(shop)
+    await asking.reconcile()
+    assert (await shop.row(purchase["id"]))["status"] == "completed"
+    assert await shop.service.balance("ann") == 500
+
+
+async def test_several_ask_about_each_purchase_once(shop: Shop, asking: Reconciler) -> None:
+    bought = [await paid(shop, f"user{number}") for number in range(30)]
+    await time_has_come(shop)
+    before = shop.line.count("GET", "payment_intents")
+    counts = await asyncio.gather(*(asking.check_purchases() for _ in range(4)))
+    assert sum(counts) == len(bought)
+    assert shop.line.count("GET", "payment_intents") - before == len(bought)
+    for purchase in bought:
+        assert await shop.service.balance(purchase["user_id"]) == 500
+
+
+async def test_stripe_holds_no_lock_while_it_is_asked(shop: Shop, asking: Reconciler) -> None:
+    purchase = await paid(shop)
+    call = f"GET /v1/payment_intents/{purchase['stripe_payment_intent_id']}"
+    shop.line.held[call] = asyncio.Event()
+    await time_has_come(shop)
+    work = asyncio.create_task(asking.check_purchases())
+    await until(lambda: call in shop.line.calls)
+    # The webhook comes meanwhile, and need not wait.
+    answer = await shop.hand_on("payment_intent.succeeded", intent_of(call.rpartition("/")[2]))
+    assert answer.status == 200
+    assert (await shop.row(purchase["id"]))["status"] == "completed"
+    shop.line.held[call].set()
+    await work
+    assert await shop.service.balance("ann") == 500
+
+
+async def test_a_debit_under_way_says_so_until_it_is_settled(shop: Shop) -> None:
+    purchase = await paid(shop, number=SEPA)
+    answer = await shop.hand_on("payment_intent.processing", purchase["stripe_payment_intent_id"])
+    assert answer.status == 200
+    seen = await shop.service.call("GET", "/credits/purchases", user="ann")
+    assert [(row["status"], row["metadata"]) for row in seen.body] == [
+        ("pending", {"payment": "processing"})
+    ]
+    await shop.hand_on("payment_intent.succeeded", purchase["stripe_payment_intent_id"])
+    seen = await shop.service.call("GET", "/credits/purchases", user="ann")
+    assert [(row["status"], row["metadata"]) for row in seen.body] == [("completed", None)]
+
+
+async def test_a_round_outlives_a_database_that_is_away(
+    shop: Shop, asking: Reconciler, cluster: Cluster, database: Clone
+) -> None:
+    purchase = await paid(shop)
+    await time_has_come(shop)
+    await shop.admin.close()
+    async with away(cluster, database.name):
+        await asking.reconcile()
+    admin = await connect(database.admin_url)
+    try:
+        await asking.reconcile()
+        status = await admin.fetchval(
+            "SELECT status::text FROM credits.purchases WHERE id = $1", purchase["id"]
+        )
+    finally:
+        await admin.close()
+    assert status == "completed"
+
+
+async def test_the_service_reconciles_by_itself_when_it_starts(
+    shop: Shop, cluster: Cluster, line: Line
+) -> None:
+    purchase = await paid(shop)
+    await time_has_come(shop)
+    async with running_service(shop.service.settings):
+        await shop.becomes(purchase["id"], "completed")
+    assert await shop.service.balance("ann") == 500
