@@ -184,6 +184,18 @@ def unsupported_media_type() -> ApiError:
     return ApiError(415, "unsupported_media_type", "The body must be application/json")
 
 
+def too_slow() -> ApiError:
+    """400 for a body that does not arrive; the connection cannot be used for another request."""
+    return ApiError(
+        400, "invalid_request", "The body did not arrive in time", headers={"Connection": "close"}
+    )
+
+
+def rate_limited(seconds: int) -> ApiError:
+    """429; the call may be made again after `seconds`."""
+    return ApiError(429, "rate_limited", "Too many requests", headers={"Retry-After": str(seconds)})
+
+
 def stripe_not_configured() -> ApiError:
     """503 without Retry-After: this installation sells nothing."""
     return ApiError(503, "stripe_not_configured", "Payments are not configured")

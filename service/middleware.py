@@ -20,9 +20,11 @@ from service.errors import (
 )
 from service.ids import uuid7
 from service.keys import AUTHENTICATOR, CALLER, REQUEST_ID, SERVICE_CALLER, SETTINGS
-from service.wire import BODY_MAX_BYTES, Auth, Routes
+from service.limits import require_turn
+from service.wire import BODY_MAX_BYTES, Auth, Limit, Routes
 
 DECLARED: Final = web.AppKey[Mapping[web.AbstractRoute, Auth]]("declared")
+LIMITED: Final = web.AppKey[Mapping[web.AbstractRoute, tuple[Limit, ...]]]("limited")
 
 ALLOWED_METHODS: Final = "GET, POST, DELETE"
 ALLOWED_HEADERS: Final = "Authorization, Content-Type, Idempotency-Key"
@@ -48,14 +50,19 @@ _log = structlog.get_logger("service.access")
 def add_routes(app: web.Application, *tables: Routes) -> None:
     """Register the routes with what they declare. A route added by hand stops the start."""
     declared: dict[web.AbstractRoute, Auth] = {}
+    limited: dict[web.AbstractRoute, tuple[Limit, ...]] = {}
     for table in tables:
         for route in table:
             # A GET serves HEAD as well, with the same declaration.
             methods = ("GET", "HEAD") if route.method == "GET" else (route.method,)
             for method in methods:
                 path = _PLACEHOLDER.sub(r"{\1:[^/]+}", route.path)
-                declared[app.router.add_route(method, path, route.handler)] = route.auth
+                added = app.router.add_route(method, path, route.handler)
+                declared[added] = route.auth
+                if route.limits:
+                    limited[added] = route.limits
     app[DECLARED] = MappingProxyType(declared)
+    app[LIMITED] = MappingProxyType(limited)
     app.on_startup.append(_require_declarations)
 
 
@@ -195,5 +202,14 @@ async def authenticate(request: web.Request, handler: Handler) -> web.StreamResp
     return await handler(request)
 
 
-MIDDLEWARES: Final = (observe, cors, envelope, authenticate)
+@web.middleware
+async def limit(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Count the calls of routes that declare how often they may be called."""
+    declared = request.app[LIMITED].get(request.match_info.route)
+    if declared:
+        await require_turn(request, declared)
+    return await handler(request)
+
+
+MIDDLEWARES: Final = (observe, cors, envelope, authenticate, limit)
 """From the outermost to the innermost."""

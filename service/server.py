@@ -32,6 +32,11 @@ DRAIN_SECONDS: Final = 25.0
 """How long requests in flight may take after the signal; a charge run is the longest."""
 CLOSE_SECONDS: Final = 2.0
 """For the last bytes of an answer after its request has ended."""
+IDLE_SECONDS: Final = 75.0
+"""For a connection to bring a whole head of a request, from its beginning or the last answer on;
+above the 60 s that proxies keep theirs."""
+UNREAD_SECONDS: Final = 60.0
+"""For a client to take more of an answer; Linux alone can tell (TCP_USER_TIMEOUT)."""
 WORKER_STOP_SECONDS: Final = DRAIN_SECONDS + 15
 LOGIN_CHECK_SECONDS: Final = 1.0
 RESPAWN_MAX_SECONDS: Final = 30.0
@@ -47,9 +52,24 @@ _log = structlog.get_logger(__name__)
 
 
 class _Protocol(web.RequestHandler):
-    """Tells what is no HTTP, and so never reaches the application, in the envelope too."""
+    """Tells what is no HTTP, and so never reaches the application, in the envelope too.
+
+    A client that asks for nothing, or takes its time over the head of a request, is cut off after
+    the keep-alive time, and one that takes no answer after UNREAD_SECONDS.
+    """
 
     __slots__ = ()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin with the time for the first request running."""
+        # Without it aiohttp lets a connection wait for its first request without an end.
+        self.keep_alive(True)
+        super().connection_made(transport)
+        connection = transport.get_extra_info("socket")
+        if connection is not None and hasattr(socket, "TCP_USER_TIMEOUT"):
+            connection.setsockopt(
+                socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(UNREAD_SECONDS * 1000)
+            )
 
     def handle_error(
         self,
@@ -168,7 +188,13 @@ async def _serve(settings: Settings, parent_fd: int | None) -> str | None:
     drain = _Drain()
     app = create_app(settings)
     app.middlewares.insert(0, drain.middleware())
-    runner = _Runner(app, access_log=None, handle_signals=False, shutdown_timeout=CLOSE_SECONDS)
+    runner = _Runner(
+        app,
+        access_log=None,
+        handle_signals=False,
+        shutdown_timeout=CLOSE_SECONDS,
+        keepalive_timeout=IDLE_SECONDS,
+    )
     await runner.setup()
     checking: asyncio.Task[None] | None = None
     try:

@@ -3,6 +3,7 @@
 Everything a request got wrong is told at once, by the names its sender used.
 """
 
+import asyncio
 import functools
 import json
 import re
@@ -10,7 +11,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
-from typing import Any, Final, TypeVar, overload
+from typing import Any, Final, Literal, TypeVar, overload
 from uuid import UUID
 
 import msgspec
@@ -22,6 +23,8 @@ from service.ids import is_user_id
 from service.keys import SETTINGS
 
 BODY_MAX_BYTES: Final = 64 * 1024
+BODY_SECONDS: Final = 20.0
+"""For a body to arrive, which a phone on a bad line can do: 64 KiB are 3 KiB/s then."""
 NESTING_MAX: Final = 64
 """Levels of a JSON value that is kept: far more than is of use, far less than a stack takes."""
 IDEMPOTENCY_KEY_MAX: Final = 255
@@ -50,12 +53,22 @@ class Auth(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class Limit:
+    """How many calls a minute one user, or one address, may make of the routes of that name."""
+
+    name: str
+    by: Literal["user", "address"]
+    allowed: int
+
+
+@dataclass(frozen=True, slots=True)
 class Route:
     """One route of the contract, with what it declares."""
 
     method: str
     path: str
     auth: Auth
+    limits: tuple[Limit, ...]
     handler: Handler
 
 
@@ -68,21 +81,28 @@ class Routes:
     def __iter__(self) -> Iterator[Route]:
         return iter(self._routes)
 
-    def get(self, path: str, *, auth: Auth) -> Callable[[_H], _H]:
+    def get(self, path: str, *, auth: Auth, limits: tuple[Limit, ...] = ()) -> Callable[[_H], _H]:
         """Declare a GET, which answers HEAD as well."""
-        return self._declare("GET", path, auth)
+        return self._declare("GET", path, auth, limits)
 
-    def post(self, path: str, *, auth: Auth) -> Callable[[_H], _H]:
+    def post(self, path: str, *, auth: Auth, limits: tuple[Limit, ...] = ()) -> Callable[[_H], _H]:
         """Declare a POST."""
-        return self._declare("POST", path, auth)
+        return self._declare("POST", path, auth, limits)
 
-    def delete(self, path: str, *, auth: Auth) -> Callable[[_H], _H]:
+    def delete(
+        self, path: str, *, auth: Auth, limits: tuple[Limit, ...] = ()
+    ) -> Callable[[_H], _H]:
         """Declare a DELETE."""
-        return self._declare("DELETE", path, auth)
+        return self._declare("DELETE", path, auth, limits)
 
-    def _declare(self, method: str, path: str, auth: Auth) -> Callable[[_H], _H]:
+    def _declare(
+        self, method: str, path: str, auth: Auth, limits: tuple[Limit, ...]
+    ) -> Callable[[_H], _H]:
+        if auth is not Auth.USER and any(limit.by == "user" for limit in limits):
+            raise ValueError(f"{method} {path} has no user to count")
+
         def declare(handler: _H) -> _H:
-            self._routes.append(Route(method, path, auth, handler))
+            self._routes.append(Route(method, path, auth, limits, handler))
             return handler
 
         return declare
@@ -111,16 +131,24 @@ Timestamp = str
 # Requests
 
 
-async def read_raw(request: web.Request, limit: int = BODY_MAX_BYTES) -> bytes:
-    """The body as it was sent; ApiError 413 above `limit` bytes, 400 when it breaks off."""
+async def read_raw(
+    request: web.Request, limit: int = BODY_MAX_BYTES, seconds: float = BODY_SECONDS
+) -> bytes:
+    """The body as it was sent; ApiError 413 above `limit` bytes, 400 when it breaks off.
+
+    400 also for one that is not there within `seconds`, and then the connection is closed.
+    """
     if (request.content_length or 0) > limit:
         raise errors.payload_too_large(limit)
     body = bytearray()
     try:
-        async for chunk in request.content.iter_any():
-            body += chunk
-            if len(body) > limit:
-                raise errors.payload_too_large(limit)
+        async with asyncio.timeout(seconds):
+            async for chunk in request.content.iter_any():
+                body += chunk
+                if len(body) > limit:
+                    raise errors.payload_too_large(limit)
+    except TimeoutError as error:
+        raise errors.too_slow() from error
     except (web.RequestPayloadError, OSError) as error:
         raise errors.bad_request("The body is incomplete or wrongly encoded") from error
     return bytes(body)

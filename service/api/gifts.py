@@ -1,6 +1,6 @@
 """Gift codes: credits given to whoever has the code, or to one address."""
 
-from typing import Literal
+from typing import Final, Literal
 from uuid import UUID
 
 from aiohttp import web
@@ -23,6 +23,7 @@ from service.wire import (
     Answer,
     Auth,
     Body,
+    Limit,
     Routes,
     Timestamp,
     idempotency_key,
@@ -35,6 +36,13 @@ from service.wire import (
 )
 
 routes = Routes()
+
+# Codes are money, and must not be guessed (api.md, Gifts).
+LOOK_LIMITS: Final = (Limit("gift-look", "address", 30),)
+REDEEM_LIMITS: Final = (
+    Limit("gift-redeem", "user", 10),
+    Limit("gift-redeem", "address", 30),
+)
 
 
 class GiftView(Answer):
@@ -220,7 +228,7 @@ async def list_received(request: web.Request) -> web.Response:
     return respond([ReceivedGiftView.of(row) for row in rows])
 
 
-@routes.get("/api/v1/gifts/{code}", auth=Auth.PUBLIC)
+@routes.get("/api/v1/gifts/{code}", auth=Auth.PUBLIC, limits=LOOK_LIMITS)
 async def get_gift(request: web.Request) -> web.Response:
     """What whoever has a code may see."""
     gift = await gifts.get_gift(request.app[DB], path_text(request, "code"))
@@ -249,7 +257,7 @@ async def create_gift(request: web.Request) -> web.Response:
     return respond(view, 201, replayed=gift.replayed)
 
 
-@routes.post("/api/v1/gifts/{code}/redeem", auth=Auth.USER)
+@routes.post("/api/v1/gifts/{code}/redeem", auth=Auth.USER, limits=REDEEM_LIMITS)
 async def redeem_gift(request: web.Request) -> web.Response:
     """Redeem a code; asked again by the same redeemer, the same answer."""
     body = await read_body(request, RedeemGift)

@@ -73,6 +73,7 @@ TO mana_credits_service;
 GRANT EXECUTE ON FUNCTION
 credits.claim_notices,
 credits.settle_notice,
+credits.take_turn,
 credits.begin_job_run,
 credits.update_job_run
 TO mana_credits_service;

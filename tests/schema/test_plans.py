@@ -128,6 +128,11 @@ SELECT
     CASE WHEN n > 100 THEN now() END
 FROM generate_series(1, {ROWS}) AS n;
 
+INSERT INTO credits.rate_limits
+SELECT 's' || n, '{{}}', '2026-01-01'::timestamptz - make_interval(secs => n::integer - 50)
+FROM generate_series(1, {ROWS}) AS n;
+UPDATE credits.rate_limits SET kept_until = '2026-06-01' WHERE subject > 's2';
+
 INSERT INTO credits.job_runs (id, job, started_at, ended_at)
 SELECT id_of(n * 6 + j.place), j.job, now() - make_interval(mins => n::integer), now()
 FROM generate_series(1, {ROWS}) AS n
@@ -323,6 +328,16 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
     ("credits.claim_purchase_checks", {"limit": 10}, "purchases_check_at"),
     ("credits.unknown_stripe_events", {"ids": ["evt_1", "evt_new"]}, "stripe_events_pkey"),
     ("credits.prune_stripe_payloads", {"batch_size": 10}, "stripe_events_payloads"),
+    (
+        "credits.take_turn",
+        {"subjects": ["s1", "s2"], "allowed": [30, 10]},
+        "rate_limits_pkey",
+    ),
+    (
+        "credits._prune_rate_limits",
+        {"now": datetime(2026, 1, 1, tzinfo=UTC)},
+        "rate_limits_kept_until",
+    ),
     ("gifts.get_gift", {"code": "XXXXXXXXXXX5"}, "gift_codes_code_key"),
     (
         "gifts.redeem_gift",

@@ -33,6 +33,8 @@ def as_settings(cluster: Cluster, name: str, **env: str) -> Settings:
             "MANA_ENV": "development",
             "DATABASE_URL": cluster.service_url(name),
             "ADMIN_DATABASE_URL": cluster.admin_url(name),
+            # So that each call can come from an address of its own; see Running.call.
+            "TRUSTED_PROXIES": "127.0.0.0/8",
             **env,
         }
     )

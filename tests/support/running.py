@@ -2,7 +2,9 @@
 
 import contextlib
 import dataclasses
+import itertools
 from collections.abc import AsyncIterator
+from ipaddress import IPv4Address
 from typing import Any
 
 from aiohttp import ClientSession, ClientTimeout, TCPConnector
@@ -12,6 +14,8 @@ from service.app import create_app
 from service.dev import issuer
 from service.dev.issuer import SigningKey
 from service.settings import Settings
+
+_addresses = (IPv4Address("10.0.0.0") + number for number in itertools.count())
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -47,8 +51,11 @@ class Running:
         json: Any = None,
         headers: dict[str, str] | None = None,
     ) -> Answer:
-        """Call the API as a user, as a service, or as nobody; `path` begins behind /api/v1."""
-        sent = dict(headers or {})
+        """Call the API as a user, as a service, or as nobody; `path` begins behind /api/v1.
+
+        Each call comes from an address of its own, unless `headers` say from which.
+        """
+        sent = {"X-Forwarded-For": str(next(_addresses)), **(headers or {})}
         if user is not None:
             sent["Authorization"] = f"Bearer {self.token(user, **(claims or {}))}"
         if internal:
