@@ -1,0 +1,349 @@
+"""The rules: what may happen next, of all that can happen, and what must hold after each step.
+
+Hypothesis draws sequences of rules, shortens one that fails, and prints it. Sizes and seed come
+from the environment:
+
+- `MANA_MODEL_EXAMPLES`: how many sequences (each machine has its own default);
+- `MANA_MODEL_STEPS`: how many steps a sequence has at most;
+- `MANA_MODEL_SEED`: a number that draws other sequences; without it they are always the same ones.
+
+A long run: `MANA_MODEL_EXAMPLES=2000 MANA_MODEL_STEPS=80 MANA_MODEL_SEED=1 pytest tests/model`.
+"""
+
+import os
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import hypothesis
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from tests.model.drivers import Driver, email_of
+from tests.model.model import Model, RefusedError, Row, differences
+
+USERS = ["ada", "ben", "cyd"]
+APPS = ["chat", "cards"]
+INTERVALS = ["monthly", "quarterly", "yearly"]
+
+user = st.sampled_from(USERS)
+amount = st.one_of(st.integers(1, 40), st.integers(1, 200))
+nonsense = st.sampled_from([0, -1, 1_000_000_001])
+app = st.sampled_from(APPS)
+interval = st.sampled_from(INTERVALS)
+key = st.sampled_from([None, None, None, "k1", "k2", "k3", "k4"])
+verified = st.sampled_from([None, None, True, False])
+pick = st.integers(0, 7)
+"""One of a list, counted from its newest."""
+hours = st.one_of(
+    st.sampled_from([1, 5, 24, 2 * 24, 3 * 24, 10 * 24]),
+    st.sampled_from([28 * 24, 30 * 24, 31 * 24, 89 * 24, 100 * 24, 366 * 24]),
+)
+
+
+class Machine(RuleBasedStateMachine):
+    """One driver and the model beside it."""
+
+    def __init__(self, driver: Driver, packages: dict[str, tuple[int, int]]) -> None:
+        super().__init__()
+        self.driver = driver
+        self.model = Model(USERS, packages)
+        self.packages = [*packages]
+        self.events = 0
+        self.calls: list[tuple[str, dict[str, Any]]] = []
+        """What was called with success, to be called again."""
+        self.sound = True
+        driver.reset(self.model.prices)
+
+    def step(self, operation: str, **arguments: Any) -> None:
+        """Do it to both: they answer the same, or refuse for the same reason."""
+        self.sound = False
+        self.model.now = datetime.now(UTC)
+        found = _answer(lambda: self.driver.call(operation, **arguments))
+        self.model.later = datetime.now(UTC)
+        expected = _answer(lambda: getattr(self.model, operation)(**arguments))
+        hypothesis.note(f"{self.driver.words} {operation}({arguments}) answers {found}")
+        different = list(differences(expected, found))
+        assert not different, (operation, arguments, different)
+        if "refused" not in found:
+            self.calls.append((operation, arguments))
+        self.sound = True
+
+    # Before anything else, some have credits and some have none.
+    @initialize(credits=st.lists(st.sampled_from([0, 20, 100, 1000]), min_size=3, max_size=3))
+    def start(self, credits: list[int]) -> None:
+        for name, number in zip(USERS, credits, strict=True):
+            if number:
+                self.step("grant", user=name, amount=number, reference="start")
+
+    @rule(user=user, origin=st.sampled_from(["user", "service"]), amount=amount, app=app, key=key)
+    def use(self, **arguments: Any) -> None:
+        self.step("use", **arguments)
+
+    @rule(user=user, amount=amount, app=app, key=key)
+    def refund(self, **arguments: Any) -> None:
+        self.step("refund", **arguments, debit=None)
+
+    @precondition(lambda self: self.rows())
+    @rule(user=user, pick=pick, other=st.booleans(), amount=amount, app=app, key=key)
+    def refund_a_row(self, user: str, pick: int, other: bool, **arguments: Any) -> None:
+        name, row = _nth(self.rows(), pick)
+        # Mostly whose it is; also rows that are no debits, and rows of somebody else.
+        self.step("refund", user=user if other else name, debit=row, **arguments)
+
+    @rule(user=user, amount=amount, reference=st.sampled_from(["start", "bonus", "survey"]))
+    def grant(self, **arguments: Any) -> None:
+        self.step("grant", **arguments)
+
+    @rule(user=user)
+    def init(self, user: str) -> None:
+        self.step("init", user=user)
+
+    @rule(user=user, wrong=nonsense, operation=st.sampled_from(["use", "refund", "grant", "hold"]))
+    def ask_nonsense(self, user: str, wrong: int, operation: str) -> None:
+        match operation:
+            case "use":
+                self.step("use", user=user, origin="user", amount=wrong, app="chat", key="k1")
+            case "refund":
+                self.step("refund", user=user, amount=wrong, app="chat", key="k1", debit=None)
+            case "grant":
+                self.step("grant", user=user, amount=wrong, reference="bonus")
+            case "hold":
+                self.step("reserve", user=user, amount=wrong, reason="chat", hours=1, key="k1")
+
+    # Reservations
+
+    @rule(
+        user=user,
+        amount=amount,
+        reason=st.sampled_from(["chat", "chat:turn", "search:deep"]),
+        hours=st.sampled_from([1, 24, 168]),
+        key=key,
+    )
+    def reserve(self, **arguments: Any) -> None:
+        self.step("reserve", **arguments)
+
+    @precondition(lambda self: self.model.holds)
+    @rule(pick=pick, part=st.sampled_from([None, 1, 5, 150]), whose=st.integers(0, 4), key=key)
+    def commit(self, pick: int, part: int | None, whose: int, key: str | None) -> None:
+        hold = _nth(self.model.holds, pick)
+        self.step("commit", hold=hold, user=_whose(hold.user, whose), amount=part, key=key)
+
+    @precondition(lambda self: self.model.holds)
+    @rule(pick=pick, whose=st.integers(0, 4), key=key)
+    def give_back(self, pick: int, whose: int, key: str | None) -> None:
+        hold = _nth(self.model.holds, pick)
+        self.step("give_back", hold=hold, user=_whose(hold.user, whose), key=key)
+
+    @rule()
+    def expire_holds(self) -> None:
+        self.step("expire_holds")
+
+    # Gifts
+
+    @rule(
+        user=user,
+        credits=amount,
+        address=st.sampled_from([None, None, "ada@example.org", "Ben@Example.org"]),
+        days=st.sampled_from([1, 30, 90]),
+        key=key,
+    )
+    def give(self, **arguments: Any) -> None:
+        self.step("give", **arguments)
+
+    @rule(user=user, credits=st.sampled_from([0, 10_001]))
+    def give_nonsense(self, user: str, credits: int) -> None:
+        self.step("give", user=user, credits=credits, address=None, days=1, key=None)
+
+    @precondition(lambda self: self.model.gifts)
+    @rule(pick=pick)
+    def look_up(self, pick: int) -> None:
+        self.step("look_up", gift=_nth(self.model.gifts, pick))
+
+    @rule(user=user)
+    def guess(self, user: str) -> None:
+        self.step("look_up", gift=None)
+        self.step("redeem", gift=None, user=user, email=email_of(user), verified=None, key="k1")
+
+    @precondition(lambda self: self.model.gifts)
+    @rule(pick=pick, user=user, verified=verified, key=key)
+    def redeem(self, pick: int, user: str, **arguments: Any) -> None:
+        gift = _nth(self.model.gifts, pick)
+        self.step("redeem", gift=gift, user=user, email=email_of(user).upper(), **arguments)
+
+    @rule(user=st.sampled_from(["ada", "ben"]), verified=verified)
+    def redeem_pending(self, user: str, verified: bool | None) -> None:
+        self.step("redeem_pending", user=user, email=email_of(user).title(), verified=verified)
+
+    @precondition(lambda self: self.model.gifts)
+    @rule(pick=pick, user=user, other=st.integers(0, 4), key=key)
+    def cancel(self, pick: int, user: str, other: int, key: str | None) -> None:
+        gift = _nth(self.model.gifts, pick)
+        self.step("cancel", gift=gift, user=user if other == 0 else gift.creator, key=key)
+
+    @rule()
+    def expire_gifts(self) -> None:
+        self.step("expire_gifts")
+
+    # Cloud Sync
+
+    @rule(user=user, interval=interval, key=key)
+    def activate(self, **arguments: Any) -> None:
+        self.step("activate", **arguments)
+
+    @rule(user=user)
+    def deactivate(self, user: str) -> None:
+        self.step("deactivate", user=user)
+
+    @rule(user=user, interval=interval)
+    def change_interval(self, user: str, interval: str) -> None:
+        self.step("change_interval", user=user, interval=interval)
+
+    @rule(user=user, revoke=st.booleans())
+    def gift_sync(self, user: str, revoke: bool) -> None:
+        self.step("revoke_sync" if revoke else "gift_sync", user=user)
+
+    @rule(interval=interval, price=st.sampled_from([25, 30, 90]))
+    def change_price(self, interval: str, price: int) -> None:
+        self.step("change_price", interval=interval, price=price)
+
+    @rule()
+    def charge(self) -> None:
+        self.step("charge")
+
+    @rule()
+    def announce(self) -> None:
+        self.step("announce")
+
+    # Purchases
+
+    @rule(user=user, pick=pick, key=key)
+    def start_purchase(self, user: str, pick: int, key: str | None) -> None:
+        self.step("start_purchase", user=user, package=_nth(self.packages, pick), key=key)
+
+    @precondition(lambda self: self.model.purchases)
+    @rule(
+        pick=pick,
+        kind=st.sampled_from(["succeeded", "succeeded", "failed", "canceled", "processing"]),
+        wrong=st.sampled_from([None, None, None, "amount", "currency"]),
+    )
+    def payment_event(self, pick: int, kind: str, wrong: str | None) -> None:
+        purchase = _nth(self.model.purchases, pick)
+        self.step(
+            "payment_event",
+            event=self.next_event(),
+            kind=kind,
+            purchase=purchase,
+            cents=purchase.cents - (wrong == "amount"),
+            currency="usd" if wrong == "currency" else "eur",
+        )
+
+    @rule()
+    def foreign_event(self) -> None:
+        self.step("foreign_event", event=self.next_event())
+
+    def next_event(self) -> str:
+        """An id that Stripe has not used yet."""
+        self.events += 1
+        return f"evt_{self.events}"
+
+    # Anything once more, and time
+
+    @precondition(lambda self: self.calls)
+    @rule(pick=st.integers(0, 19))
+    def again(self, pick: int) -> None:
+        operation, arguments = _nth(self.calls, pick)
+        self.step(operation, **arguments)
+
+    @precondition(lambda self: self.keyed())
+    @rule(pick=pick)
+    def again_with_its_key(self, pick: int) -> None:
+        operation, arguments = _nth(self.keyed(), pick)
+        self.step(operation, **arguments)
+
+    @rule(hours=hours)
+    def pass_time(self, hours: int) -> None:
+        self.step("pass_time", hours=hours)
+
+    @rule(user=user)
+    def view(self, user: str) -> None:
+        self.step("view", user=user)
+
+    # What must hold
+
+    @invariant()
+    def the_money_rules_hold(self) -> None:
+        self.model.require_conservation()
+        assert self.driver.violations() == []
+
+    @invariant()
+    def the_states_agree(self) -> None:
+        different = list(differences(self.model.state(), self.driver.state(USERS)))
+        assert not different, different
+
+    def teardown(self) -> None:
+        # After a step that failed, the two have parted already.
+        if self.sound:
+            for name in USERS:
+                self.step("view", user=name)
+            assert self.driver.deadlocks() == 0
+
+    def keyed(self) -> list[tuple[str, dict[str, Any]]]:
+        """The calls that had an idempotency key."""
+        return [call for call in self.calls if call[1].get("key")]
+
+    def rows(self) -> list[tuple[str, Row]]:
+        """The rows of all ledgers."""
+        return [(name, row) for name in USERS for row in self.model.users[name].ledger]
+
+
+def _answer(call: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    try:
+        return call()
+    except RefusedError as refused:
+        return {"refused": refused.code, **refused.facts}
+
+
+def _nth(things: list[Any], pick: int) -> Any:
+    return things[-1 - pick % len(things)]
+
+
+def _whose(owner: str, whose: int) -> str | None:
+    """Nobody named, the owner, or somebody else."""
+    return [None, None, owner, owner, next(name for name in USERS if name != owner)][whose]
+
+
+def run(make: Callable[[], Machine], *, examples: int, steps: int) -> None:
+    """Run the machine in the size that the environment asks for, or the given one."""
+    examples = int(os.environ.get("MANA_MODEL_EXAMPLES", examples))
+    steps = int(os.environ.get("MANA_MODEL_STEPS", steps))
+    seed = os.environ.get("MANA_MODEL_SEED")
+    asked = f"MANA_MODEL_EXAMPLES={examples} MANA_MODEL_STEPS={steps}"
+    print(f"to repeat: {asked}{f' MANA_MODEL_SEED={seed}' if seed else ''} pytest tests/model")
+
+    def machine() -> Machine:
+        return make()
+
+    if seed is not None:
+        machine = hypothesis.seed(int(seed))(machine)
+    run_state_machine_as_test(
+        machine,  # type: ignore[arg-type]  # whatever makes one will do
+        settings=settings(
+            max_examples=examples,
+            stateful_step_count=steps,
+            derandomize=seed is None,
+            database=None,
+            deadline=None,
+            phases=(Phase.generate, Phase.shrink),
+            # A step is several calls of a database, and a sequence is long.
+            suppress_health_check=[HealthCheck.too_slow],
+        ),
+    )
