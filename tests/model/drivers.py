@@ -393,7 +393,7 @@ class SqlDriver(Driver):
             idempotency_key=key,
         )
         if got["outcome"] != "success":
-            raise RefusedError(OUTCOMES[got["outcome"]])
+            raise RefusedError(OUTCOMES[got["outcome"]], outcome=got["outcome"])
         return {
             "replayed": got["replayed"],
             "credits": got["credits"],

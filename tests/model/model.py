@@ -536,7 +536,7 @@ class Model:
             outcome, code = "failed_wrong_user", "gift_wrong_recipient"
         if outcome:
             account.attempts.append((gift.id, outcome))
-            raise RefusedError(code)
+            raise RefusedError(code, outcome=outcome)
 
     def _hand_over(self, gift: Gift, account: User) -> None:
         gift.status, gift.redeemer = "depleted", account.name
