@@ -196,7 +196,7 @@ class Driver:
         attempts: dict[str, list[Any]] = {}
         for user, *row in await rows(
             "SELECT user_id, gift_id::text, outcome::text FROM gifts.gift_redemptions"
-            " ORDER BY user_id, id"
+            ' ORDER BY user_id, gift_id::text COLLATE "C", outcome::text COLLATE "C"'
         ):
             attempts.setdefault(user, []).append(tuple(row))
         notices: dict[str, dict[str, int]] = {}

@@ -848,7 +848,9 @@ class Model:
             },
             "gifts": {g.id: (g.creator, g.credits, g.status, g.redeemer) for g in self.gifts},
             "attempts": {
-                name: account.attempts for name, account in self.users.items() if account.attempts
+                name: sorted(account.attempts)
+                for name, account in self.users.items()
+                if account.attempts
             },
             "sync": {
                 name: (
