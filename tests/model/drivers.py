@@ -9,7 +9,7 @@ import asyncio
 import itertools
 import json
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, ClassVar
 from urllib.parse import quote
 from uuid import UUID
@@ -50,6 +50,8 @@ EVENTS = {
     "canceled": "payment_intent.canceled",
     "processing": "payment_intent.processing",
 }
+EPOCH = 1_767_225_600
+"""The beginning of Stripe's time in the model, in Unix seconds."""
 STAYS = ("packages", "operation_prices", "sync_prices", "jobs")
 """Tables that no user fills."""
 
@@ -150,6 +152,44 @@ class Driver:
         )
         return anchor
 
+    # What Stripe says
+
+    async def _tell(self, event: dict[str, Any]) -> dict[str, Any]:
+        raise NotImplementedError
+
+    async def payment_event(
+        self, event: str, kind: str, at: int, purchase: Purchase, cents: int, currency: str
+    ) -> dict[str, Any]:
+        about = {
+            "id": purchase.intent,
+            "object": "payment_intent",
+            "status": kind,
+            "amount": cents,
+            "amount_received": cents if kind == "succeeded" else 0,
+            "currency": currency,
+            "metadata": {"purchaseId": purchase.id, "userId": purchase.user},
+        }
+        return await self._tell(made_up(EVENTS[kind], about, event) | {"created": EPOCH + at})
+
+    async def refund_event(
+        self, event: str, purchase: Purchase, refund: str, cents: int, status: str
+    ) -> dict[str, Any]:
+        kind = {"pending": "refund.created", "failed": "refund.failed"}.get(
+            status, "refund.updated"
+        )
+        about = _reversal("refund", purchase, refund, cents, status)
+        return await self._tell(made_up(kind, about, event))
+
+    async def dispute_event(
+        self, event: str, purchase: Purchase, dispute: str, cents: int, type_: str, status: str
+    ) -> dict[str, Any]:
+        about = _reversal("dispute", purchase, dispute, cents, status)
+        return await self._tell(made_up(type_, about, event))
+
+    async def foreign_event(self, event: str) -> dict[str, Any]:
+        about = {"id": f"pi_of_another_shop_{event}", "object": "payment_intent", "metadata": {}}
+        return await self._tell(made_up("payment_intent.succeeded", about, event))
+
     async def _event_state(self, event: str) -> dict[str, Any]:
         state = await self.admin.fetchval(
             "SELECT state::text FROM credits.stripe_events WHERE id = $1", event
@@ -233,6 +273,11 @@ class Driver:
             "purchases": await by_first(
                 "SELECT id::text, user_id, status::text, transaction_id IS NOT NULL"
                 " FROM credits.purchases"
+            ),
+            "reversals": await by_first(
+                "SELECT id, purchase_id::text, 'refund', credits FROM credits.stripe_refunds"
+                " UNION ALL"
+                " SELECT id, purchase_id::text, 'dispute', credits FROM credits.stripe_disputes"
             ),
             "notices": notices,
             "events": dict(await rows("SELECT id, state::text FROM credits.stripe_events")),
@@ -484,18 +529,10 @@ class SqlDriver(Driver):
             "credits.apply_stripe_event",
             id=event["id"],
             type=event["type"],
-            created_at=datetime.fromisoformat("2026-01-01T00:00:00Z"),
+            created_at=datetime.fromtimestamp(event["created"], UTC),
             payload=event,
         )
         return {"state": result["state"]}
-
-    async def payment_event(
-        self, event: str, kind: str, purchase: Purchase, cents: int, currency: str
-    ) -> dict[str, Any]:
-        return await self._tell(_payment(event, kind, purchase, cents, currency))
-
-    async def foreign_event(self, event: str) -> dict[str, Any]:
-        return await self._tell(_foreign(event))
 
     async def view(self, user: str) -> dict[str, Any]:
         balance = await self._row("credits.get_balance", user_id=user)
@@ -777,14 +814,6 @@ class HttpDriver(Driver):
             assert (answer.status, await answer.json()) == (200, {"received": True})
         return await self._event_state(event["id"])
 
-    async def payment_event(
-        self, event: str, kind: str, purchase: Purchase, cents: int, currency: str
-    ) -> dict[str, Any]:
-        return await self._tell(_payment(event, kind, purchase, cents, currency))
-
-    async def foreign_event(self, event: str) -> dict[str, Any]:
-        return await self._tell(_foreign(event))
-
     async def view(self, user: str) -> dict[str, Any]:
         async def get(path: str) -> Any:
             return (await self._send("GET", path, user)).body
@@ -908,27 +937,18 @@ def _http_gift(gift: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _payment(
-    event: str, kind: str, purchase: Purchase, cents: int, currency: str
-) -> dict[str, Any]:
-    return made_up(
-        EVENTS[kind],
-        {
-            "id": purchase.intent,
-            "object": "payment_intent",
-            "status": kind,
-            "amount": cents,
-            "amount_received": cents if kind == "succeeded" else 0,
-            "currency": currency,
-            "metadata": {"purchaseId": purchase.id, "userId": purchase.user},
-        },
-        event,
-    )
-
-
-def _foreign(event: str) -> dict[str, Any]:
-    about = {"id": f"pi_of_another_shop_{event}", "object": "payment_intent", "metadata": {}}
-    return made_up("payment_intent.succeeded", about, event)
+def _reversal(kind: str, purchase: Purchase, id_: str, cents: int, status: str) -> dict[str, Any]:
+    return {
+        "id": id_,
+        "object": kind,
+        "payment_intent": purchase.intent,
+        "charge": f"ch_{purchase.intent}",
+        "amount": cents,
+        "currency": "eur",
+        "status": status,
+        # The ids are numbered in the order in which they are first heard of.
+        "created": EPOCH + int(id_.rpartition("_")[2]),
+    }
 
 
 class StripeDouble:
@@ -956,7 +976,7 @@ class StripeDouble:
             "amount": int(str(asked["amount"])),
             "amount_received": 0,
             "currency": asked["currency"],
-            "created": 1_767_225_600,
+            "created": EPOCH,
             "client_secret": f"{id_}_secret_of_the_model",
             "customer": asked["customer"],
             "metadata": {"purchaseId": asked["metadata[purchaseId]"]},

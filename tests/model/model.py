@@ -21,6 +21,25 @@ NEVER: Final = datetime.max.replace(tzinfo=UTC)
 CREDITS_MAX: Final = 1_000_000_000
 GIFT_MAX: Final = 10_000
 MONTHS: Final = {"monthly": 1, "quarterly": 3, "yearly": 12}
+REFUND_PHASES: Final = {
+    "pending": 0,
+    "requires_action": 0,
+    "succeeded": 1,
+    "failed": 2,
+    "canceled": 2,
+}
+DISPUTE_PHASES: Final = {
+    ("charge.dispute.created", "warning_needs_response"): 0,
+    ("charge.dispute.closed", "warning_closed"): 0,
+    ("charge.dispute.created", "needs_response"): 1,
+    ("charge.dispute.funds_withdrawn", "needs_response"): 1,
+    ("charge.dispute.closed", "lost"): 2,
+    ("charge.dispute.closed", "won"): 3,
+    ("charge.dispute.funds_reinstated", "won"): 3,
+}
+"""What Stripe says of a dispute: an inquiry, open, lost, won."""
+COUNTING: Final = {"refund": (0, 1), "dispute": (1, 2)}
+"""The phases in which a refund is on its way or done, and a dispute open or lost."""
 STATUS: Final = {
     "invalid_request": 400,
     "insufficient_credits": 402,
@@ -165,6 +184,24 @@ class Gift:
 
 
 @dataclass(eq=False)
+class Reversal:
+    """A Stripe refund or dispute of a purchase."""
+
+    id: str
+    kind: str
+    cents: int
+    phase: int = 0
+    """How far it is; what was heard late does not set it back."""
+    taken: int = 0
+    """The credits that it has taken."""
+
+    @property
+    def counts(self) -> bool:
+        """Whether it takes credits now."""
+        return self.phase in COUNTING[self.kind]
+
+
+@dataclass(eq=False)
 class Purchase:
     """A package that somebody wants to pay."""
 
@@ -176,6 +213,9 @@ class Purchase:
     credited: bool = False
     id: str = ""
     intent: str = ""
+    said_at: int = 0
+    """When Stripe said what is known of the payment's course, in its own time."""
+    reversals: dict[str, Reversal] = field(default_factory=dict)
 
 
 @dataclass(eq=False)
@@ -709,25 +749,93 @@ class Model:
         }
 
     def payment_event(
-        self, event: str, kind: str, purchase: Purchase, cents: int, currency: str
+        self, event: str, kind: str, at: int, purchase: Purchase, cents: int, currency: str
     ) -> dict[str, Any]:
-        """What Stripe says of a payment, at least once: succeeded, failed, canceled, processing."""
-        if self.events.get(event) not in (None, "failed"):
-            return {"state": self.events[event]}
+        """What Stripe says of a payment: succeeded, failed, canceled, processing."""
+        if self.events.get(event) == "applied":
+            return {"state": "applied"}
         self.events[event] = "applied"
         if kind == "succeeded" and not purchase.credited:
+            # Money that came in is credited, whatever was heard before, if it is the right money.
             if (cents, currency) != (purchase.cents, "eur"):
                 self.events[event] = "failed"
             else:
                 purchase.status, purchase.credited = "completed", True
                 self.users[purchase.user].move("purchase", purchase.credits)
-        elif kind == "failed" and purchase.status == "pending":
-            purchase.status = "failed"
-        elif kind == "canceled" and purchase.status in ("pending", "failed"):
+                self._settle(purchase)
+        elif purchase.status not in ("pending", "failed"):
+            pass
+        elif kind == "canceled":
             purchase.status = "cancelled"
-        elif kind == "processing" and purchase.status == "failed":
-            purchase.status = "pending"
+        elif kind == "failed" and at >= purchase.said_at:
+            purchase.status, purchase.said_at = "failed", at
+        elif kind == "processing" and (
+            # In the same second the failure is the later.
+            at > purchase.said_at or (at == purchase.said_at and purchase.status == "pending")
+        ):
+            purchase.status, purchase.said_at = "pending", at
         return {"state": self.events[event]}
+
+    def refund_event(
+        self, event: str, purchase: Purchase, refund: str, cents: int, status: str
+    ) -> dict[str, Any]:
+        """What Stripe says of a refund: it counts until it has failed or was canceled."""
+        return self._reverse(event, purchase, refund, "refund", cents, REFUND_PHASES[status])
+
+    def dispute_event(
+        self, event: str, purchase: Purchase, dispute: str, cents: int, type_: str, status: str
+    ) -> dict[str, Any]:
+        """What Stripe says of a dispute: it counts from open on, until it is won."""
+        phase = DISPUTE_PHASES[type_, status]
+        return self._reverse(event, purchase, dispute, "dispute", cents, phase)
+
+    def _reverse(
+        self, event: str, purchase: Purchase, id_: str, kind: str, cents: int, phase: int
+    ) -> dict[str, Any]:
+        if event not in self.events:
+            self.events[event] = "applied"
+            found = purchase.reversals.setdefault(id_, Reversal(id_, kind, cents))
+            found.phase = max(found.phase, phase)
+            if purchase.credited:
+                self._settle(purchase)
+        return {"state": "applied"}
+
+    def _settle(self, purchase: Purchase) -> None:
+        """Take what the refunds and disputes say, each rounded down, never more than was given."""
+        account = self.users[purchase.user]
+        for reversal in purchase.reversals.values():
+            if reversal.taken and not reversal.counts:
+                account.move("reversal", reversal.taken)
+                reversal.taken = 0
+        # Those that have taken already stay before those that find something left.
+        for reversal in sorted(purchase.reversals.values(), key=lambda r: r.taken == 0):
+            left = purchase.credits - sum(r.taken for r in purchase.reversals.values())
+            part = purchase.credits * reversal.cents // purchase.cents
+            more = min(part - reversal.taken, left)
+            if reversal.counts and more > 0:
+                self._cover(account, more)
+                account.move("reversal", -more)
+                reversal.taken += more
+        kept = [r for r in purchase.reversals.values() if r.counts]
+        refunded = sum(r.cents for r in kept if r.kind == "refund")
+        if any(r.kind == "dispute" for r in kept):
+            purchase.status = "disputed"
+        elif refunded:
+            all_of_it = refunded >= purchase.cents
+            purchase.status = "refunded" if all_of_it else "partially_refunded"
+        else:
+            purchase.status = "completed"
+
+    def _cover(self, account: User, amount: int) -> None:
+        """Cancel the payer's own active gifts, newest first, before his balance goes negative."""
+        short = amount - account.available
+        cancelled = []
+        for gift in reversed(self.gifts):
+            if short > 0 and gift.creator == account.name and gift.status == "active":
+                short -= gift.credits
+                cancelled.append(gift)
+        for gift in sorted(cancelled, key=lambda gift: (gift.expires_at, gift.id)):
+            self._return(gift, "cancelled")
 
     def foreign_event(self, event: str) -> dict[str, Any]:
         """What Stripe says of a payment that is not ours."""
@@ -864,6 +972,9 @@ class Model:
                 for name, account in self.users.items()
             },
             "purchases": {p.id: (p.user, p.status, p.credited) for p in self.purchases},
+            "reversals": {
+                r.id: (p.id, r.kind, r.taken) for p in self.purchases for r in p.reversals.values()
+            },
             "notices": {
                 name: dict(account.notices)
                 for name, account in self.users.items()
@@ -883,7 +994,7 @@ class Model:
             )
             assert account.reserved == held
             assert account.earned - account.spent - account.reserved == account.available
-            if not total["reversal"]:
+            if all(row.type != "reversal" for row in account.ledger):
                 assert account.available >= 0
         books = sum(account.book for account in self.users.values())
         codes = sum(gift.credits for gift in self.gifts if gift.status == "active")

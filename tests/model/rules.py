@@ -29,7 +29,7 @@ from hypothesis.stateful import (
 )
 
 from tests.model.drivers import Driver, email_of
-from tests.model.model import Model, RefusedError, Row, differences
+from tests.model.model import DISPUTE_PHASES, Model, Purchase, RefusedError, Row, differences
 
 USERS = ["ada", "ben", "cyd"]
 APPS = ["chat", "cards"]
@@ -59,6 +59,7 @@ class Machine(RuleBasedStateMachine):
         self.model = Model(USERS, packages)
         self.packages = [*packages]
         self.events = 0
+        self.reversals = 0
         self.calls: list[tuple[str, dict[str, Any]]] = []
         """What was called with success, to be called again."""
         self.sound = True
@@ -182,18 +183,65 @@ class Machine(RuleBasedStateMachine):
     @rule(
         pick=pick,
         kind=st.sampled_from(["succeeded", "succeeded", "failed", "canceled", "processing"]),
+        at=st.integers(1, 4),
         wrong=st.sampled_from([None, None, None, "amount", "currency"]),
     )
-    def payment_event(self, pick: int, kind: str, wrong: str | None) -> None:
+    def payment_event(self, pick: int, kind: str, at: int, wrong: str | None) -> None:
         purchase = _nth(self.model.purchases, pick)
         self.step(
             "payment_event",
             event=self.next_event(),
             kind=kind,
+            at=at,
             purchase=purchase,
             cents=purchase.cents - (wrong == "amount"),
             currency="usd" if wrong == "currency" else "eur",
         )
+
+    @rule(
+        pick=pick,
+        part=st.sampled_from([1, 33, 50, 100]),
+        status=st.sampled_from(["pending", "succeeded", "succeeded", "failed", "canceled"]),
+        known=st.integers(0, 3),
+    )
+    def refund_event(self, pick: int, part: int, status: str, known: int) -> None:
+        purchase, id_, cents = self.reversal("refund", pick, part, known)
+        self.step(
+            "refund_event",
+            event=self.next_event(),
+            purchase=purchase,
+            refund=id_,
+            cents=cents,
+            status=status,
+        )
+
+    @rule(
+        pick=pick,
+        part=st.sampled_from([50, 100]),
+        said=st.sampled_from([*DISPUTE_PHASES]),
+        known=st.integers(0, 3),
+    )
+    def dispute_event(self, pick: int, part: int, said: tuple[str, str], known: int) -> None:
+        purchase, id_, cents = self.reversal("dispute", pick, part, known)
+        self.step(
+            "dispute_event",
+            event=self.next_event(),
+            purchase=purchase,
+            dispute=id_,
+            cents=cents,
+            type_=said[0],
+            status=said[1],
+        )
+
+    def reversal(self, kind: str, pick: int, part: int, known: int) -> tuple[Purchase, str, int]:
+        """A purchase, and one of its refunds or disputes that was heard of, or a new one."""
+        purchase = _nth(self.model.purchases, pick)
+        found = [r for r in purchase.reversals.values() if r.kind == kind]
+        if found and known:
+            one = _nth(found, known - 1)
+            return purchase, one.id, one.cents
+        self.reversals += 1
+        return purchase, f"{kind}_{self.reversals}", max(purchase.cents * part // 100, 1)
 
     # What is asked less often
 
