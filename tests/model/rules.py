@@ -5,7 +5,8 @@ from the environment:
 
 - `MANA_MODEL_EXAMPLES`: how many sequences (each machine has its own default);
 - `MANA_MODEL_STEPS`: how many steps a sequence has at most;
-- `MANA_MODEL_SEED`: a number that draws other sequences; without it they are always the same ones.
+- `MANA_MODEL_SEED`: a number that draws other sequences; without it they are always the same ones,
+  and others for SQL than for HTTP.
 
 A long run: `MANA_MODEL_EXAMPLES=2000 MANA_MODEL_STEPS=80 MANA_MODEL_SEED=1 pytest tests/model`.
 """
@@ -361,25 +362,25 @@ def _whose(owner: str, whose: int) -> str | None:
     return owner if whose % 2 else None
 
 
-def run(make: Callable[[], Machine], *, examples: int, steps: int) -> None:
+def run(make: Callable[[], Machine], *, examples: int, steps: int, seed: int) -> None:
     """Run the machine in the size that the environment asks for, or the given one."""
     examples = int(os.environ.get("MANA_MODEL_EXAMPLES", examples))
     steps = int(os.environ.get("MANA_MODEL_STEPS", steps))
-    seed = os.environ.get("MANA_MODEL_SEED")
-    asked = f"MANA_MODEL_EXAMPLES={examples} MANA_MODEL_STEPS={steps}"
-    print(f"to repeat: {asked}{f' MANA_MODEL_SEED={seed}' if seed else ''} pytest tests/model")
+    seed = int(os.environ.get("MANA_MODEL_SEED", seed))
+    print(
+        f"to repeat: MANA_MODEL_EXAMPLES={examples} MANA_MODEL_STEPS={steps}"
+        f" MANA_MODEL_SEED={seed} pytest {os.environ.get('PYTEST_CURRENT_TEST', '').split(' ')[0]}"
+    )
 
+    @hypothesis.seed(seed)
     def machine() -> Machine:
         return make()
 
-    if seed is not None:
-        machine = hypothesis.seed(int(seed))(machine)
     run_state_machine_as_test(
         machine,  # type: ignore[arg-type]  # whatever makes one will do
         settings=settings(
             max_examples=examples,
             stateful_step_count=steps,
-            derandomize=seed is None,
             database=None,
             deadline=None,
             phases=(Phase.generate, Phase.shrink),
