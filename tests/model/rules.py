@@ -43,6 +43,7 @@ app = st.sampled_from(APPS)
 interval = st.sampled_from(INTERVALS)
 key = st.sampled_from([None, None, None, "k1", "k2", "k3", "k4"])
 verified = st.sampled_from([None, None, True, False])
+job = st.sampled_from(["charge", "charge", "announce", "expire_gifts", "expire_holds"])
 pick = st.integers(0, 7)
 """One of a list, counted from its newest."""
 hours = st.one_of(
@@ -82,13 +83,17 @@ class Machine(RuleBasedStateMachine):
         self.sound = True
 
     # Before anything else: somebody has little, somebody has much, and there is one of each thing.
-    @initialize(credits=st.permutations([60, 300, 2000]), owner=user)
+    @initialize(credits=st.permutations([90, 200, 900]), owner=user)
     def start(self, credits: list[int], owner: str) -> None:
         for name, number in zip(USERS, credits, strict=True):
             self.step("grant", user=name, amount=number, reference="start")
+            self.step("activate", user=name, interval="monthly", key=None)
+        self.step("use", user=owner, origin="user", amount=9, app="chat", key="k1")
         self.step("reserve", user=owner, amount=12, reason="chat", hours=24, key=None)
         self.step("give", user=owner, credits=11, address=None, days=30, key=None)
-        self.step("start_purchase", user=owner, package=self.packages[0], key=None)
+        self.step("give", user=owner, credits=5, address="ben@example.org", days=1, key="k2")
+        self.step("start_purchase", user=owner, package=self.packages[1], key=None)
+        self.payment_event(pick=0, kind="succeeded", at=2, wrong=None)
 
     # Debits, refunds, holds
 
@@ -167,11 +172,13 @@ class Machine(RuleBasedStateMachine):
             case "revoke":
                 self.step("revoke_sync", user=user)
 
-    @rule(hours=hours)
-    def pass_time(self, hours: int) -> None:
+    @rule(hours=hours, job=job, times=st.integers(0, 2))
+    def pass_time(self, hours: int, job: str, times: int) -> None:
         self.step("pass_time", hours=hours)
+        for _ in range(times):
+            self.step(job)
 
-    @rule(job=st.sampled_from(["charge", "charge", "announce", "expire_gifts", "expire_holds"]))
+    @rule(job=job)
     def run_job(self, job: str) -> None:
         self.step(job)
 
