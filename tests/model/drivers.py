@@ -52,7 +52,7 @@ EVENTS = {
 }
 EPOCH = 1_767_225_600
 """The beginning of Stripe's time in the model, in Unix seconds."""
-STAYS = ("packages", "operation_prices", "sync_prices", "jobs")
+STAYS = ("packages", "operation_prices", "sync_prices", "jobs", "stripe_listing")
 """Tables that no user fills."""
 
 
@@ -131,6 +131,7 @@ class Driver:
         return {}
 
     async def pass_time(self, hours: int) -> dict[str, Any]:
+        await self._forget_attempts()
         await self.admin.execute(
             f"""
             BEGIN;
@@ -145,6 +146,10 @@ class Driver:
             """
         )
         return {}
+
+    async def _forget_attempts(self) -> None:
+        """The limits on tries of codes are no part of the model."""
+        await self.admin.execute("DELETE FROM credits.rate_limits")
 
     async def _anchor(self, user: str) -> datetime:
         anchor: datetime = await self.admin.fetchval(
@@ -709,6 +714,7 @@ class HttpDriver(Driver):
         return {"replayed": _replayed(answer), **_http_gift(answer.body)}
 
     async def look_up(self, gift: Gift | None) -> dict[str, Any]:
+        await self._forget_attempts()
         code = UNKNOWN_CODE if gift is None else gift.code
         seen = (await self._send("GET", f"/gifts/{code}")).body
         assert seen["redeemed"] == (seen["status"] == "depleted")
@@ -723,6 +729,7 @@ class HttpDriver(Driver):
     async def redeem(
         self, gift: Gift | None, user: str, email: str, verified: bool | None, key: str | None
     ) -> dict[str, Any]:
+        await self._forget_attempts()
         code = UNKNOWN_CODE if gift is None else quote(_typed(gift.code))
         answer = await self._send(
             "POST",
