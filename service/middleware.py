@@ -19,7 +19,14 @@ from service.errors import (
     unsupported_media_type,
 )
 from service.ids import uuid7
-from service.keys import AUTHENTICATOR, CALLER, REQUEST_ID, SERVICE_CALLER, SETTINGS
+from service.keys import (
+    AUTHENTICATOR,
+    CALLER,
+    METRICS,
+    REQUEST_ID,
+    SERVICE_CALLER,
+    SETTINGS,
+)
 from service.limits import require_turn
 from service.wire import BODY_MAX_BYTES, Auth, Limit, Routes
 
@@ -87,13 +94,17 @@ async def observe(request: web.Request, handler: Handler) -> web.StreamResponse:
             status = response.status
             return response
         finally:
+            seconds = time.perf_counter() - started
+            method = request.method if request.method in hdrs.METH_ALL else "OTHER"
+            # Never the path itself: it holds gift codes and user ids.
+            route = _template(request.match_info.route)
+            request.app[METRICS].request(method, route, status, seconds)
             _log.info(
                 "request",
-                method=request.method if request.method in hdrs.METH_ALL else "OTHER",
-                # Never the path itself: it holds gift codes and user ids.
-                route=_template(request.match_info.route),
+                method=method,
+                route=route,
                 status=status,
-                ms=round((time.perf_counter() - started) * 1000, 1),
+                ms=round(seconds * 1000, 1),
                 **_caller(request),
             )
 

@@ -7,6 +7,7 @@ import pytest
 
 from service.db import Database
 from service.dev.postgres import Cluster
+from service.metrics import Metrics
 from service.reconcile import Reconciler
 from service.stripe_gateway import StripeGateway
 from tests.support.answers import require_error
@@ -28,7 +29,7 @@ async def paid(shop: Shop, user: str = "ann", number: str | None = None) -> dict
 
 
 def reconciler(shop: Shop, db: Database, stripe: StripeGateway) -> Reconciler:
-    return Reconciler(db, stripe, shop.service.settings)
+    return Reconciler(db, stripe, shop.service.settings, Metrics(db))
 
 
 @pytest.fixture

@@ -50,8 +50,9 @@ class Running:
         internal: bool = False,
         json: Any = None,
         headers: dict[str, str] | None = None,
+        base: str = "/api/v1",
     ) -> Answer:
-        """Call the API as a user, as a service, or as nobody; `path` begins behind /api/v1.
+        """Call the API as a user, as a service, or as nobody; `path` begins behind `base`.
 
         Each call comes from an address of its own, unless `headers` say from which.
         """
@@ -61,7 +62,7 @@ class Running:
         if internal:
             sent["X-Service-Key"] = self.settings.service_keys[0]
         async with self.session.request(
-            method, f"{self.url}/api/v1{path}", json=json, headers=sent
+            method, f"{self.url}{base}{path}", json=json, headers=sent
         ) as answer:
             return Answer(answer.status, await answer.json(), dict(answer.headers))
 
