@@ -18,6 +18,11 @@ from service.settings import Settings
 _addresses = (IPv4Address("10.0.0.0") + number for number in itertools.count())
 
 
+def an_address() -> str:
+    """Where nobody else calls from, for X-Forwarded-For."""
+    return str(next(_addresses))
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Answer:
     """What came back: the JSON, and beside it what a test may look at."""
@@ -56,7 +61,7 @@ class Running:
 
         Each call comes from an address of its own, unless `headers` say from which.
         """
-        sent = {"X-Forwarded-For": str(next(_addresses)), **(headers or {})}
+        sent = {"X-Forwarded-For": an_address(), **(headers or {})}
         if user is not None:
             sent["Authorization"] = f"Bearer {self.token(user, **(claims or {}))}"
         if internal:
