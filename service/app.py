@@ -10,7 +10,7 @@ from service.auth import Authenticator, KeySet
 from service.db import Database
 from service.keys import AUTHENTICATOR, DB, METRICS, PAGES, SETTINGS, STRIPE
 from service.metrics import CONTENT_TYPE, Metrics
-from service.middleware import MIDDLEWARES, add_routes, declared_routes
+from service.middleware import MIDDLEWARES, add_routes, declared_routes, measure
 from service.notices import Sender
 from service.pages import make_pages
 from service.reconcile import Reconciler
@@ -21,7 +21,7 @@ from service.wire import BODY_MAX_BYTES
 
 def create_app(settings: Settings) -> web.Application:
     """The whole service; it starts without a database, and serves once there is one."""
-    app = web.Application(middlewares=MIDDLEWARES, client_max_size=BODY_MAX_BYTES)
+    app = web.Application(middlewares=(measure, *MIDDLEWARES), client_max_size=BODY_MAX_BYTES)
     app[SETTINGS] = settings
     add_routes(
         app,
