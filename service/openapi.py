@@ -18,7 +18,7 @@ import msgspec
 
 from service.api.fields import IdempotencyKey, UserId
 from service.auth import APP_ID_MAX
-from service.errors import REFUSALS
+from service.errors import REFUSALS, ApiError
 from service.wire import (
     Auth,
     Body,
@@ -27,6 +27,7 @@ from service.wire import (
     Media,
     Replayable,
     Route,
+    parse_body,
 )
 
 Json = dict[str, Any]
@@ -275,7 +276,7 @@ def _operation(route: Route, schemas: _Schemas) -> Json:
         schema = schemas.of(route.body)
         content = {"schema": schema, "example": schemas.example(schema)}
         operation["requestBody"] = {
-            "required": bool(schemas.resolve(schema).get("required")),
+            "required": not _may_be_absent(route.body),
             "content": {JSON_TYPE: content},
         }
     elif route.auth is Auth.SIGNED:
@@ -285,6 +286,14 @@ def _operation(route: Route, schemas: _Schemas) -> Json:
             "content": {JSON_TYPE: {"schema": {"type": "object"}}},
         }
     return operation
+
+
+def _may_be_absent(body: type[msgspec.Struct]) -> bool:
+    try:
+        parse_body(b"", body)
+    except ApiError:
+        return False
+    return True
 
 
 def _said_of(limit: Limit) -> str:
@@ -328,6 +337,15 @@ def _parameters(route: Route, schemas: _Schemas) -> list[Json]:
                 "in": "header",
                 "description": "As `idempotencyKey` of a body, which comes before it.",
                 "schema": schemas.of(IdempotencyKey),
+            }
+        )
+    if 304 in route.others:
+        parameters.append(
+            {
+                "name": "If-None-Match",
+                "in": "header",
+                "description": "The versions that the caller has.",
+                "schema": {"type": "string"},
             }
         )
     if route.auth is Auth.SERVICE:
@@ -383,11 +401,12 @@ def _responses(route: Route, schemas: _Schemas) -> Json:
         names.append("Idempotent-Replayed")
     if route.links:
         names.append("Link")
-    if not route.database and 304 in route.others:
+    if 304 in route.others:
         names.append("ETag")
     responses = {str(route.status): _response(route, route.status, route.answer, names, schemas)}
     for status, answer in route.others.items():
-        names = ["X-Request-Id", *(["Retry-After"] if status == 503 else [])]
+        names = ["X-Request-Id"]
+        names += {503: ["Retry-After"], 304: ["ETag"]}.get(status, [])
         responses[str(status)] = _response(route, status, answer, names, schemas)
     by_status: dict[int, dict[str, None]] = {}
     for code in _codes(route):

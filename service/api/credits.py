@@ -259,7 +259,10 @@ class UseCredits(Body, kw_only=True):
 
 
 class StartPurchase(Body, kw_only=True):
-    """What to buy, and with both addresses: on Stripe's page."""
+    """What to buy; with both addresses it is paid on Stripe's page.
+
+    They must be on an origin of this service or of its apps.
+    """
 
     package_id: UUID
     success_url: Url | None = None

@@ -172,7 +172,10 @@ class Cancelled(Replayable):
 
 
 class CreateGift(Body, kw_only=True):
-    """A gift; `credits` is an older name of `totalCredits`."""
+    """A gift; `credits` is an older name of `totalCredits`, and one of the two is needed.
+
+    A personalized one needs `targetEmail`, a simple one has none; without `type` that decides.
+    """
 
     total_credits: GiftCredits | None = None
     credits: GiftCredits | None = None

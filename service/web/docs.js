@@ -121,6 +121,9 @@ function quoted(text) {
 }
 
 function table(heads, rows, caption) {
+  if (heads.length > 2 && rows.every((cells) => !cells.at(-1).length)) {
+    return table(heads.slice(0, -1), rows.map((cells) => cells.slice(0, -1)), caption);
+  }
   return make(
     "div",
     { className: "wide" },
@@ -138,13 +141,14 @@ function table(heads, rows, caption) {
   );
 }
 
-function fieldRow(reader, name, schema, required, extra) {
+/** `word` is said beside the name: what must be sent, or what may be missing. */
+function fieldRow(reader, name, schema, word, extra) {
   const said = [extra, ...reader.rules(schema)].filter(Boolean);
-  const mark = required ? [" ", make("span", { className: "must" }, "required")] : [];
+  const mark = word ? [" ", make("span", { className: "mark" }, word)] : [];
   return [
     [make("code", {}, name), ...mark],
     [make("code", {}, reader.type(schema))],
-    said.length ? prose(said.join("; ")) : [],
+    said.length ? prose(said.map((text) => text.replace(/\.$/, "")).join("; ")) : [],
   ];
 }
 
@@ -159,14 +163,14 @@ function code(text, label) {
   return [block, button];
 }
 
-function bodyParts(reader, schema, example, label) {
+function bodyParts(reader, schema, example, label, mark) {
   const it = reader.resolve(schema);
   const choices = it.type ? [schema] : (it.oneOf ?? [schema]);
   const parts = choices.flatMap((choice) => {
     const told = reader.resolve(choice);
     const rows = reader
       .fields(choice)
-      .map(({ path, inner, required }) => fieldRow(reader, path, inner, required));
+      .map(({ path, inner, required }) => fieldRow(reader, path, inner, mark(required)));
     const caption = told.type === "array" ? reader.resolve(told.items).description : told.description;
     if (!rows.length) return [make("p", {}, ...prose(caption ?? reader.type(choice)))];
     return [table(["Field", "Type", "What it is"], rows, caption)];
@@ -193,7 +197,7 @@ function showOperation(reader, operation) {
             reader,
             parameter.name,
             parameter.schema,
-            parameter.required,
+            parameter.required ? "required" : "",
             `in the ${parameter.in}${parameter.description ? `: ${parameter.description}` : ""}`,
           ),
         ),
@@ -203,7 +207,7 @@ function showOperation(reader, operation) {
   const body = operation.requestBody?.content[JSON_TYPE];
   if (body) {
     const title = operation.requestBody.required ? "Body" : "Body (may be left out)";
-    add(title, ...bodyParts(reader, body.schema, body.example, "Example of a body"));
+    add(title, ...bodyParts(reader, body.schema, body.example, "Example of a body", (must) => (must ? "required" : "")));
   }
   const refusals = [];
   for (const [status, response] of Object.entries(operation.responses)) {
@@ -218,7 +222,7 @@ function showOperation(reader, operation) {
       continue;
     }
     const parts = content
-      ? bodyParts(reader, content.schema, content.example, `Example of an answer ${status}`)
+      ? bodyParts(reader, content.schema, content.example, `Example of an answer ${status}`, (must) => (must ? "" : "not always"))
       : [make("p", {}, Object.keys(response.content ?? {})[0] ?? "No body.")];
     const heads = Object.entries(response.headers ?? {}).map(([name, header]) => [
       [make("code", {}, name)],

@@ -3,9 +3,11 @@
 import contextlib
 import dataclasses
 import itertools
+import json
 from collections.abc import AsyncIterator
 from ipaddress import IPv4Address
 from typing import Any
+from urllib.parse import urlsplit
 
 from aiohttp import ClientSession, ClientTimeout, TCPConnector
 from aiohttp.test_utils import TestServer
@@ -13,7 +15,9 @@ from aiohttp.test_utils import TestServer
 from service.app import create_app
 from service.dev import issuer
 from service.dev.issuer import SigningKey
+from service.keys import PAGES
 from service.settings import Settings
+from tests.support.contract import Contract
 
 _addresses = (IPv4Address("10.0.0.0") + number for number in itertools.count())
 
@@ -40,6 +44,8 @@ class Running:
     settings: Settings
     session: ClientSession
     key: SigningKey
+    contract: Contract
+    """The service's own OpenAPI document: every answer to `call` must be one that it foresees."""
 
     def token(self, user_id: str, **claims: Any) -> str:
         """A user's token; claims: email, name, role, email_verified."""
@@ -69,7 +75,10 @@ class Running:
         async with self.session.request(
             method, f"{self.url}{base}{path}", json=json, headers=sent
         ) as answer:
-            return Answer(answer.status, await answer.json(), dict(answer.headers))
+            body = await answer.json()
+            path = urlsplit(f"{base}{path}").path
+            self.contract.require(method, path, answer.status, answer.headers, body)
+            return Answer(answer.status, body, dict(answer.headers))
 
     async def grant(self, user_id: str, amount: int, reference: str = "start") -> None:
         """Give a user credits to begin with."""
@@ -99,12 +108,14 @@ async def running_service(settings: Settings) -> AsyncIterator[Running]:
     settings = dataclasses.replace(
         settings, auth_url=auth_url, jwks_url=f"{auth_url}/api/auth/jwks"
     )
-    server = TestServer(create_app(settings))
+    app = create_app(settings)
+    contract = Contract(json.loads(app[PAGES]["openapi.json"].body))
+    server = TestServer(app)
     await server.start_server()
     # No bound on connections: a race must not be held up by its own client.
     session = ClientSession(connector=TCPConnector(limit=0), timeout=ClientTimeout(total=60))
     try:
-        yield Running(str(server.make_url("")).rstrip("/"), settings, session, key)
+        yield Running(str(server.make_url("")).rstrip("/"), settings, session, key, contract)
     finally:
         await session.close()
         await server.close()
