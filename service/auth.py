@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import hmac
 import random
+import re
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -40,6 +41,8 @@ FIRST_RETRY_SECONDS: Final = 1.0
 KEY_SET_MAX_BYTES: Final = 256 * 1024
 RSA_MIN_BITS: Final = 2048
 APP_ID_MAX: Final = 64
+APP_ID_PATTERN: Final = r"^[ -~]*$"
+"""Printable ASCII: what a header may hold beyond that, each client and proxy reads its own way."""
 
 _log = structlog.get_logger(__name__)
 
@@ -283,7 +286,9 @@ class Authenticator:
         if not any(fits):
             raise errors.unauthorized("The service key is missing or wrong")
         app_id = request.headers.get("X-App-Id") or None
-        if app_id is not None and (len(app_id) > APP_ID_MAX or not app_id.isprintable()):
+        if app_id is not None and (
+            len(app_id) > APP_ID_MAX or not re.fullmatch(APP_ID_PATTERN, app_id)
+        ):
             raise errors.invalid("X-App-Id", f"must be 1 to {APP_ID_MAX} printable characters")
         return ServiceCaller(app_id)
 

@@ -17,7 +17,7 @@ from uuid import UUID
 import msgspec
 
 from service.api.fields import IdempotencyKey, UserId
-from service.auth import APP_ID_MAX
+from service.auth import APP_ID_MAX, APP_ID_PATTERN
 from service.errors import REFUSALS, ApiError
 from service.wire import (
     Auth,
@@ -354,7 +354,7 @@ def _parameters(route: Route, schemas: _Schemas) -> list[Json]:
                 "name": "X-App-Id",
                 "in": "header",
                 "description": "Which service calls.",
-                "schema": {"type": "string", "maxLength": APP_ID_MAX},
+                "schema": {"type": "string", "maxLength": APP_ID_MAX, "pattern": APP_ID_PATTERN},
             }
         )
     return parameters

@@ -15,11 +15,10 @@ from service.ids import is_user_id
 
 AMOUNT_MAX: Final = 1_000_000_000
 METADATA_MAX_BYTES: Final = 16 * 1024
-USER_ID_PATTERN: Final = (
-    r"^(?!\.{1,2}$)[^\s/?#%{}\u0000-\u001f\u007f-\u00a0\u00ad"
-    r"\u200b-\u200f\u2028-\u202f\u2060-\u206f\ufeff]+$"
-)
-"""As much of `is_user_id` as all dialects of regular expressions can say."""
+_NOT_PRINTED = r"\s\u0000-\u001f\u007f-\u00a0\u00ad\u200b-\u200f\u2028-\u202f\u2060-\u206f\ufeff"
+"""What is white space or not printable, as far as all dialects of regular expressions can say."""
+USER_ID_PATTERN: Final = rf"^(?!\.{{1,2}}$)[^/?#%{{}}{_NOT_PRINTED}]+$"
+EMAIL_PATTERN: Final = rf"^[^@{_NOT_PRINTED}]+@[^@{_NOT_PRINTED}]+$"
 
 
 def _text(low: int, high: int, example: str) -> msgspec.Meta:
@@ -100,7 +99,7 @@ Email = Annotated[
         _is_email,
         format="email",
         maxLength=254,
-        pattern=r"^[^\s@]+@[^\s@]+$",
+        pattern=EMAIL_PATTERN,
         examples=["ann@example.org"],
     ),
 ]
