@@ -5,11 +5,12 @@ from collections.abc import AsyncIterator
 import aiohttp
 from aiohttp import web
 
-from service.api import admin, credits, gifts, health, internal, sync, webhooks
+from service.api import admin, credits, gifts, health, internal, metrics, sync, webhooks
 from service.auth import Authenticator, KeySet
 from service.db import Database
-from service.keys import AUTHENTICATOR, DB, SETTINGS, STRIPE
-from service.middleware import MIDDLEWARES, add_routes
+from service.keys import AUTHENTICATOR, DB, METRICS, SETTINGS, STRIPE
+from service.metrics import CONTENT_TYPE, Metrics
+from service.middleware import MIDDLEWARES, add_routes, measure
 from service.notices import Sender
 from service.reconcile import Reconciler
 from service.settings import Settings
@@ -19,7 +20,7 @@ from service.wire import BODY_MAX_BYTES
 
 def create_app(settings: Settings) -> web.Application:
     """The whole service; it starts without a database, and serves once there is one."""
-    app = web.Application(middlewares=MIDDLEWARES, client_max_size=BODY_MAX_BYTES)
+    app = web.Application(middlewares=(measure, *MIDDLEWARES), client_max_size=BODY_MAX_BYTES)
     app[SETTINGS] = settings
     add_routes(
         app,
@@ -30,6 +31,7 @@ def create_app(settings: Settings) -> web.Application:
         admin.routes,
         internal.routes,
         webhooks.routes,
+        metrics.routes,
     )
     app.cleanup_ctx.extend((_database, _authenticator, _stripe, _notices, _reconciliation))
     return app
@@ -44,6 +46,7 @@ async def _database(app: web.Application) -> AsyncIterator[None]:
     )
     await db.open()
     app[DB] = db
+    app[METRICS] = Metrics(db)
     yield
     await db.close()
 
@@ -84,5 +87,18 @@ async def _reconciliation(app: web.Application) -> AsyncIterator[None]:
     if stripe is None:
         yield
     else:
-        async with Reconciler(app[DB], stripe, app[SETTINGS]).running():
+        async with Reconciler(app[DB], stripe, app[SETTINGS], app[METRICS]).running():
             yield
+
+
+def create_metrics_app(app: web.Application) -> web.Application:
+    """The metrics of an application alone, without a key: for METRICS_PORT."""
+
+    async def get_metrics(_request: web.Request) -> web.Response:
+        return web.Response(
+            body=await app[METRICS].expose(), headers={"Content-Type": CONTENT_TYPE}
+        )
+
+    made = web.Application()
+    made.router.add_get("/metrics", get_metrics)
+    return made

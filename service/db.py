@@ -133,6 +133,12 @@ class Database:
         except TimeoutError:
             pool.terminate()
 
+    def pool_use(self) -> tuple[int, int, int]:
+        """Connections that are open, of those idle, and how many there may be."""
+        if self._pool is None:
+            return 0, 0, self._pool_max
+        return self._pool.get_size(), self._pool.get_idle_size(), self._pool_max
+
     async def row(self, sql: str, *args: object, seconds: float = COMMAND_SECONDS) -> Any:
         """The first row of a query that changes nothing, or None."""
         return await self._read(_row(sql, args), seconds)

@@ -8,6 +8,7 @@ from aiohttp import web
 if TYPE_CHECKING:
     from service.auth import Authenticator
     from service.db import Database
+    from service.metrics import Metrics
     from service.settings import Settings
     from service.stripe_gateway import StripeGateway
 
@@ -36,6 +37,7 @@ class ServiceCaller:
 SETTINGS: "Final[web.AppKey[Settings]]" = web.AppKey("settings")
 DB: "Final[web.AppKey[Database]]" = web.AppKey("db")
 AUTHENTICATOR: "Final[web.AppKey[Authenticator]]" = web.AppKey("authenticator")
+METRICS: "Final[web.AppKey[Metrics]]" = web.AppKey("metrics")
 STRIPE: "Final[web.AppKey[StripeGateway | None]]" = web.AppKey("stripe")
 """None where Stripe is not configured."""
 

@@ -20,6 +20,7 @@ import structlog
 from service import purchasing
 from service.db import Database, listening
 from service.errors import ApiError
+from service.metrics import Metrics
 from service.queries import purchases, stripe_events
 from service.queries.stripe_events import EventResult
 from service.settings import Settings
@@ -37,10 +38,13 @@ _log = structlog.get_logger(__name__)
 class Reconciler:
     """The background task that asks Stripe."""
 
-    def __init__(self, db: Database, stripe: StripeGateway, settings: Settings) -> None:
+    def __init__(
+        self, db: Database, stripe: StripeGateway, settings: Settings, metrics: Metrics
+    ) -> None:
         self._db = db
         self._stripe = stripe
         self._listen_url = settings.listen_database_url
+        self._metrics = metrics
         self._wake = asyncio.Event()
 
     @contextlib.asynccontextmanager
@@ -138,6 +142,7 @@ class Reconciler:
                 created=event.created,
                 payload=event.payload,
             )
+            self._metrics.stripe_event(event.type, result.state)
             _tell("Stripe event fetched", event.id, result)
         await stripe_events.settle_event_listing(self._db, until)
         if missing:

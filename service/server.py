@@ -6,10 +6,12 @@ tasks, then the pool closes, and the exit status is 0.
 
 import asyncio
 import contextlib
+import functools
 import os
 import signal
 import socket
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from typing import Any, Final
@@ -17,12 +19,14 @@ from typing import Any, Final
 import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
+from prometheus_client.multiprocess import mark_process_dead
 
-from service.app import create_app
+from service.app import create_app, create_metrics_app
 from service.db import Database
 from service.errors import UnavailableError, bad_request, internal_error
 from service.ids import uuid7
 from service.keys import DB
+from service.metrics import MULTIPROCESS
 from service.middleware import tell
 from service.queries import login
 from service.settings import Settings
@@ -211,6 +215,7 @@ async def _serve(settings: Settings, parent_fd: int | None) -> str | None:
         keepalive_timeout=IDLE_SECONDS,
     )
     await runner.setup()
+    closing = contextlib.AsyncExitStack()
     checking: asyncio.Task[None] | None = None
     try:
         if parent_fd is not None:
@@ -221,10 +226,20 @@ async def _serve(settings: Settings, parent_fd: int | None) -> str | None:
                 checking = asyncio.create_task(_check_login_later(runner.app[DB], stop))
             if stop.refusal is not None:
                 return stop.refusal
+        shared = parent_fd is not None
         try:
-            await web.TCPSite(runner, HOST, settings.port, reuse_port=parent_fd is not None).start()
+            await web.TCPSite(runner, HOST, settings.port, reuse_port=shared).start()
         except OSError as error:
-            return _port_refused(settings.port, error)
+            return _port_refused("PORT", settings.port, error)
+        if settings.metrics_port is not None:
+            # Whichever worker answers tells the sum.
+            metrics = web.AppRunner(create_metrics_app(runner.app), access_log=None)
+            await metrics.setup()
+            closing.push_async_callback(metrics.cleanup)
+            try:
+                await web.TCPSite(metrics, HOST, settings.metrics_port, reuse_port=shared).start()
+            except OSError as error:
+                return _port_refused("METRICS_PORT", settings.metrics_port, error)
         _log.info("serving", port=settings.port)
         await stop.wait()
         _log.info("stopping")
@@ -236,12 +251,13 @@ async def _serve(settings: Settings, parent_fd: int | None) -> str | None:
         for site in list(runner.sites):
             await site.stop()
         await drain.end()
+        await closing.aclose()
         await runner.cleanup()
     return stop.refusal
 
 
-def _port_refused(port: int, error: OSError) -> str:
-    return f"PORT {port} cannot be used: {os.strerror(error.errno or 0)}"
+def _port_refused(name: str, port: int, error: OSError) -> str:
+    return f"{name} {port} cannot be used: {os.strerror(error.errno or 0)}"
 
 
 async def _check_login(db: Database, stop: _Stop) -> bool:
@@ -292,18 +308,20 @@ def serve_workers(settings: Settings, workers: int) -> int:
         try:
             reserved.bind((HOST, settings.port))
         except OSError as error:
-            sys.stderr.write(f"mana-credits: {_port_refused(settings.port, error)}\n")
+            sys.stderr.write(f"mana-credits: {_port_refused('PORT', settings.port, error)}\n")
             return EXIT_REFUSED
-        return asyncio.run(_tend(workers))
+        # The workers' metrics, which each of them adds up.
+        with tempfile.TemporaryDirectory(prefix="mana-credits-metrics-") as folder:
+            return asyncio.run(_tend(workers, folder))
 
 
-async def _tend(workers: int) -> int:
+async def _tend(workers: int, metrics: str) -> int:
     stop = _Stop()
     _on_signals(stop.ask)
     # The workers hold the reading end: when this process ends, however it does, they see it.
     reading, writing = os.pipe()
     try:
-        tending = [asyncio.create_task(_tend_one(stop, reading)) for _ in range(workers)]
+        tending = [asyncio.create_task(_tend_one(stop, reading, metrics)) for _ in range(workers)]
         try:
             await asyncio.gather(*tending)
         finally:
@@ -315,7 +333,7 @@ async def _tend(workers: int) -> int:
     return EXIT_OK if stop.refusal is None else EXIT_REFUSED
 
 
-async def _tend_one(stop: _Stop, reading: int) -> None:
+async def _tend_one(stop: _Stop, reading: int, metrics: str) -> None:
     failures = 0
     stopping = asyncio.create_task(stop.wait())
     try:
@@ -329,10 +347,12 @@ async def _tend_one(stop: _Stop, reading: int) -> None:
                 "--worker",
                 str(reading),
                 pass_fds=(reading,),
+                env={**os.environ, MULTIPROCESS: metrics},
                 # Ctrl-C reaches the parent alone, which forwards it.
                 start_new_session=True,
             )
             ended = asyncio.create_task(worker.wait())
+            ended.add_done_callback(functools.partial(_forget_gauges, metrics, worker.pid))
             await asyncio.wait((ended, stopping), return_when=asyncio.FIRST_COMPLETED)
             if not ended.done():
                 await _stop_worker(worker)
@@ -347,6 +367,11 @@ async def _tend_one(stop: _Stop, reading: int) -> None:
             await asyncio.wait((stopping,), timeout=pause)
     finally:
         stopping.cancel()
+
+
+def _forget_gauges(metrics: str, pid: int, _ended: object) -> None:
+    """What a worker had open goes with it; what it has counted stays."""
+    mark_process_dead(pid, metrics)  # type: ignore[no-untyped-call]
 
 
 async def _stop_worker(worker: asyncio.subprocess.Process) -> None:

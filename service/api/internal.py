@@ -22,7 +22,7 @@ from service.api.fields import (
     UserId,
 )
 from service.api.sync import Status
-from service.keys import DB, SERVICE_CALLER
+from service.keys import DB, METRICS, SERVICE_CALLER
 from service.queries import credits, gifts, sync
 from service.wire import (
     Answer,
@@ -225,6 +225,7 @@ async def refund_credits(request: web.Request) -> web.Response:
     key = idempotency_key(request, body)
     if key is None and body.transaction_id is None:
         # Older clients. A retry of theirs refunds twice, so it must be seen who they are.
+        request.app[METRICS].unkeyed_refund()
         _log.warning(
             "refund without an idempotency key or a transaction",
             app=request[SERVICE_CALLER].app_id,

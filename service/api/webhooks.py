@@ -6,7 +6,7 @@ import structlog
 from aiohttp import web
 
 from service.errors import stripe_not_configured
-from service.keys import DB, STRIPE
+from service.keys import DB, METRICS, STRIPE
 from service.queries import stripe_events
 from service.wire import Answer, Auth, Routes, read_raw, respond
 
@@ -40,6 +40,7 @@ async def receive_stripe_event(request: web.Request) -> web.Response:
         created=event.created,
         payload=event.payload,
     )
+    request.app[METRICS].stripe_event(event.type, result.state)
     level = _log.error if result.state == "failed" else _log.info
     level(
         "Stripe event",

@@ -74,6 +74,7 @@ GRANT EXECUTE ON FUNCTION
 credits.claim_notices,
 credits.settle_notice,
 credits.take_turn,
+credits.read_metrics,
 credits.begin_job_run,
 credits.update_job_run
 TO mana_credits_service;

@@ -195,7 +195,13 @@ BODIES: dict[str, dict[str, Any]] = {
     },
     "/internal/gifts/redeem-pending": {"userId": "ann", "email": "ann@example.org"},
 }
-ELSEWHERE = ("/health", "/api/v1/credits/purchase", "/api/v1/webhooks/stripe", "/health/ready")
+ELSEWHERE = (
+    "/health",
+    "/health/ready",
+    "/metrics",
+    "/api/v1/credits/purchase",
+    "/api/v1/webhooks/stripe",
+)
 
 
 async def test_every_route_says_503_while_the_database_is_away(

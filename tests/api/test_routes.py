@@ -56,6 +56,7 @@ CONTRACT = {
     ("GET", "/api/v1/internal/sync/status/{userId}"): Auth.SERVICE,
     ("POST", "/api/v1/internal/sync/charge-recurring"): Auth.SERVICE,
     ("POST", "/api/v1/webhooks/stripe"): Auth.SIGNED,
+    ("GET", "/metrics"): Auth.SERVICE,
 }
 
 
@@ -87,9 +88,7 @@ async def ask(
     shared: Running, method: str, path: str, headers: dict[str, str] | None = None, **options: Any
 ) -> Answer:
     filled = re.sub(r"\{\w+\}", "00000000-0000-7000-8000-000000000000", path)
-    return await shared.call(
-        method, filled.removeprefix("/api/v1"), headers=headers, json={}, **options
-    )
+    return await shared.call(method, filled, headers=headers, json={}, base="", **options)
 
 
 async def test_the_application_has_the_routes_of_the_contract() -> None:

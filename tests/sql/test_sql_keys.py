@@ -194,6 +194,22 @@ async def test_a_call_that_failed_leaves_its_key_unused(
     assert (await use.send(service_login))["replayed"] is False
 
 
+async def test_a_call_that_finds_its_work_done_uses_its_key(
+    admin: Connection, service_login: Connection
+) -> None:
+    for user in ("ann", "bea"):
+        await grant(service_login, user, 10_000)
+    holds = (await all_service_requests(service_login))[3:]
+    gifts = (await all_user_requests(service_login, await make_package(admin)))[3:5]
+    for requests, others in ((holds, service_requests()), (gifts, user_requests(uuid4()))):
+        for request in requests:
+            await request.send(service_login)
+            keyed = request.but(idempotency_key=str(uuid4()))
+            assert (await keyed.send(service_login))["replayed"] is True
+            other = others[0].but(idempotency_key=keyed.arguments["idempotency_key"])
+            assert (await other.refused(service_login)).sqlstate == "MC003"
+
+
 async def test_a_key_with_anything_else_is_refused(
     admin: Connection, service_login: Connection
 ) -> None:

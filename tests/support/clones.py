@@ -27,7 +27,7 @@ async def shared_clone(cluster: Cluster, template: str) -> AsyncIterator[Clone]:
                 found = await admin.fetch("SELECT * FROM credits.check_ledger()")
             finally:
                 await admin.close()
-            assert [dict(violation) for violation in found] == []
+            assert [dict(violation) for violation in found] == [], found
         finally:
             await server.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
     finally:

@@ -18,6 +18,11 @@ from service.settings import Settings
 _addresses = (IPv4Address("10.0.0.0") + number for number in itertools.count())
 
 
+def an_address() -> str:
+    """Where nobody else calls from, for X-Forwarded-For."""
+    return str(next(_addresses))
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Answer:
     """What came back: the JSON, and beside it what a test may look at."""
@@ -50,18 +55,19 @@ class Running:
         internal: bool = False,
         json: Any = None,
         headers: dict[str, str] | None = None,
+        base: str = "/api/v1",
     ) -> Answer:
-        """Call the API as a user, as a service, or as nobody; `path` begins behind /api/v1.
+        """Call the API as a user, as a service, or as nobody; `path` begins behind `base`.
 
         Each call comes from an address of its own, unless `headers` say from which.
         """
-        sent = {"X-Forwarded-For": str(next(_addresses)), **(headers or {})}
+        sent = {"X-Forwarded-For": an_address(), **(headers or {})}
         if user is not None:
             sent["Authorization"] = f"Bearer {self.token(user, **(claims or {}))}"
         if internal:
             sent["X-Service-Key"] = self.settings.service_keys[0]
         async with self.session.request(
-            method, f"{self.url}/api/v1{path}", json=json, headers=sent
+            method, f"{self.url}{base}{path}", json=json, headers=sent
         ) as answer:
             return Answer(answer.status, await answer.json(), dict(answer.headers))
 

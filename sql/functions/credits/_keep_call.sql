@@ -1,6 +1,7 @@
 -- credits._keep_call: remember the idempotency key of a call that has succeeded.
 --
--- Only then: a call that failed leaves its key unused.
+-- Only then: a call that failed leaves its key unused. One that found its work done has succeeded,
+-- too, so its key is used up, although the first call had no key or another one.
 --
 -- Needs: _replayed_call has looked for the key, under the same lock.
 CREATE OR REPLACE FUNCTION credits._keep_call(
@@ -17,7 +18,7 @@ BEGIN
         ) VALUES (
             p_user_id, p_origin, p_idempotency_key, p_operation, p_subject, p_result, p_now
         )
-        -- The same call once more, whose answer was lost on its way, or whose first came without a key.
+        -- The same call once more.
         ON CONFLICT (user_id, origin, idempotency_key) DO NOTHING;
     END IF;
 END

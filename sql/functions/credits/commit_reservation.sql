@@ -36,6 +36,10 @@ BEGIN
     );
 
     IF v_reservation.status = 'committed' THEN
+        PERFORM credits._keep_call(
+            v_reservation.user_id, 'service', p_idempotency_key, 'commit_reservation',
+            v_reservation.id::text, clock_timestamp()
+        );
         RETURN ROW(
             v_reservation.id, v_reservation.user_id, v_reservation.transaction_id,
             v_reservation.committed_amount, v_reservation.transaction_id IS DISTINCT FROM p_id,

@@ -27,6 +27,10 @@ BEGIN
     IF v_reservation.status = 'committed' THEN
         PERFORM credits._refuse_resolved(v_reservation);
     ELSIF v_reservation.status <> 'open' THEN
+        PERFORM credits._keep_call(
+            v_reservation.user_id, 'service', p_idempotency_key, 'refund_reservation',
+            v_reservation.id::text, clock_timestamp()
+        );
         RETURN credits._as_hold(
             v_reservation, v_balance.balance - v_balance.reserved, p_replayed => true
         );

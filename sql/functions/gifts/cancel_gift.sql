@@ -27,13 +27,13 @@ BEGIN
     );
     IF v_gift.status = 'active' THEN
         PERFORM gifts._return_gifts(ARRAY[p_gift_id], 'cancelled', v_now);
-        PERFORM credits._keep_call(
-            p_user_id, 'user', p_idempotency_key, 'cancel_gift', p_gift_id::text, v_now
-        );
         v_replayed := false;
     ELSIF v_gift.status <> 'cancelled' THEN
         PERFORM gifts._refuse_gift(v_gift.status);
     END IF;
+    PERFORM credits._keep_call(
+        p_user_id, 'user', p_idempotency_key, 'cancel_gift', p_gift_id::text, v_now
+    );
     RETURN ROW(
         v_gift.total_credits, v_replayed, (credits.get_balance(p_user_id)).available
     )::gifts.cancellation;

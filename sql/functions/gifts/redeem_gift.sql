@@ -45,6 +45,9 @@ BEGIN
     END IF;
 
     IF v_gift.redeemed_by = p_user_id THEN
+        PERFORM credits._keep_call(
+            p_user_id, 'user', p_idempotency_key, 'redeem_gift', v_gift.id::text, v_now
+        );
         v_available := (credits.get_balance(p_user_id)).available;
         RETURN ROW(
             'success', v_gift.id, v_gift.total_credits, v_gift.message, v_gift.creator_name,

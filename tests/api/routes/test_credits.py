@@ -14,6 +14,7 @@ from tests.support.answers import (
     require_error,
     require_shape,
 )
+from tests.support.calls import reverse
 from tests.support.databases import Connection
 from tests.support.running import Answer, Running
 
@@ -162,17 +163,13 @@ async def test_what_is_available_is_never_told_as_negative(
     service: Running, admin: Connection, ann: str
 ) -> None:
     await service.grant(ann, 10)
-    await admin.execute(
-        "SELECT FROM credits._record_move(ROW($1::text, NULL, 'reversal', 'system', -25, 'system',"
-        " 'x', NULL, NULL, NULL)::credits.new_move, now())",
-        ann,
-    )
+    await reverse(admin, ann, 25)
 
     refused = await use(service, ann, 1)
     balance = await service.call("GET", "/credits/balance", user=ann)
 
     require_error(refused, 402, "insufficient_credits", {"required": 1, "available": 0})
-    assert (balance.body["balance"], balance.body["totalSpent"]) == (-15, 25)
+    assert (balance.body["balance"], balance.body["totalSpent"]) == (-15, 50)
 
 
 async def test_held_credits_are_not_spent(service: Running, ann: str) -> None:

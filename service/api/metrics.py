@@ -1,0 +1,17 @@
+"""What Prometheus reads."""
+
+from aiohttp import web
+
+from service.keys import METRICS
+from service.metrics import CONTENT_TYPE
+from service.wire import Auth, Routes
+
+routes = Routes()
+
+
+@routes.get("/metrics", auth=Auth.SERVICE)
+async def get_metrics(request: web.Request) -> web.Response:
+    """Everything that is counted, in Prometheus' text format; all processes added up."""
+    return web.Response(
+        body=await request.app[METRICS].expose(), headers={"Content-Type": CONTENT_TYPE}
+    )

@@ -1,0 +1,191 @@
+"""Prometheus metrics: what this process has seen, and what the database says.
+
+With several processes (`serve --workers`) each keeps its figures in files that all of them read,
+so that whichever answers a scrape tells the sum, and a worker that died is still counted.
+prometheus-client decides that when it is imported, by PROMETHEUS_MULTIPROC_DIR, which the parent
+of the workers sets. What the database says is the same from every process.
+"""
+
+import asyncio
+import os
+import time
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+import structlog
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    generate_latest,
+)
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
+
+from service.db import Database
+from service.errors import ApiError
+from service.queries import metrics
+from service.queries.metrics import Figure
+from service.stripe_gateway import EVENT_TYPES
+
+CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+MULTIPROCESS: Final = "PROMETHEUS_MULTIPROC_DIR"
+FRESH_SECONDS: Final = 5.0
+"""How long what the database said is told again, so that scrapes put no load on it."""
+_BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+_log = structlog.get_logger(__name__)
+
+
+class Metrics:
+    """The metrics of one application."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+        self._registry = CollectorRegistry()
+        self._figures: list[Figure] | None = None
+        self._read_at = 0.0
+        self._reading = asyncio.Lock()
+        self._requests = Histogram(
+            "mana_credits_http_request_duration_seconds",
+            "Time to answer a request, by its route's template and its answer's status",
+            ("method", "route", "status"),
+            buckets=_BUCKETS,
+            registry=self._registry,
+        )
+        self._stripe_events = Counter(
+            "mana_credits_stripe_events_received_total",
+            "Stripe events that were received or fetched, by type and what became of them",
+            ("type", "state"),
+            registry=self._registry,
+        )
+        self._unkeyed_refunds = Counter(
+            "mana_credits_unkeyed_refunds_total",
+            "Refunds without an idempotency key or a transaction, which a retry would do twice",
+            registry=self._registry,
+        )
+        self._pool = Gauge(
+            "mana_credits_database_pool_connections",
+            "Connections to the database: open, of those idle, and how many there may be",
+            ("state",),
+            registry=self._registry,
+            multiprocess_mode="livesum",
+        )
+        ProcessCollector(registry=self._registry)
+
+    def request(self, method: str, route: str, status: int, seconds: float) -> None:
+        """A request was answered."""
+        self._requests.labels(method, route, str(status)).observe(seconds)
+        open_, idle, most = self._db.pool_use()
+        self._pool.labels("open").set(open_)
+        self._pool.labels("idle").set(idle)
+        self._pool.labels("max").set(most)
+
+    def stripe_event(self, type_: str, state: str) -> None:
+        """A Stripe event was dealt with."""
+        self._stripe_events.labels(type_ if type_ in EVENT_TYPES else "other", state).inc()
+
+    def unkeyed_refund(self) -> None:
+        """A refund came that a retry would do twice."""
+        self._unkeyed_refunds.inc()
+
+    async def expose(self) -> bytes:
+        """Everything, in Prometheus' text format."""
+        registry = CollectorRegistry()
+        registry.register(_Figures(await self._read()))
+        if MULTIPROCESS in os.environ:
+            MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+            return generate_latest(registry)
+        return generate_latest(self._registry) + generate_latest(registry)
+
+    async def _read(self) -> list[Figure] | None:
+        """What the database says, at most FRESH_SECONDS old; None while it is away."""
+        async with self._reading:
+            if time.monotonic() - self._read_at >= FRESH_SECONDS or self._figures is None:
+                try:
+                    self._figures = await metrics.read_metrics(self._db)
+                except ApiError as error:
+                    _log.warning("the database's metrics cannot be read", code=error.code)
+                    self._figures = None
+                self._read_at = time.monotonic()
+            return self._figures
+
+
+# The figure's name in SQL: the metric, its label if it has one, and what it says.
+_GAUGES: Final[dict[str, tuple[str, str | None, str]]] = {
+    "notices": ("notices", "state", "Notices that wait, failed, or have no address"),
+    "notices_oldest": ("notices_oldest_pending_seconds", None, "Age of the oldest that waits"),
+    "purchases_pending": ("purchases_pending", None, "Purchases whose payment is open"),
+    "purchases_oldest": ("purchases_oldest_pending_seconds", None, "Age of the oldest of them"),
+    "subscriptions_overdue": (
+        "subscriptions_overdue",
+        None,
+        "Subscriptions that are due and not charged, at most 100000",
+    ),
+    "subscriptions_oldest": (
+        "subscriptions_oldest_overdue_seconds",
+        None,
+        "How long the first of them has been due",
+    ),
+    "stripe_events": (
+        "stripe_events_unsettled",
+        "state",
+        "Stripe events that failed, or wait for an answer of Stripe",
+    ),
+    "ledger_violations": ("ledger_violations", None, "What the last ledger check found"),
+}
+
+
+class _Figures(Collector):
+    """What the database says, as metrics."""
+
+    def __init__(self, figures: Iterable[Figure] | None) -> None:
+        self._figures = figures
+
+    def collect(self) -> Iterator[Metric]:
+        up = GaugeMetricFamily("mana_credits_database_up", "Whether the database answers")
+        up.add_metric([], 0 if self._figures is None else 1)
+        yield up
+        if self._figures is None:
+            return
+        by_name: dict[str, list[Figure]] = {}
+        for figure in self._figures:
+            by_name.setdefault(figure.name, []).append(figure)
+
+        for name, (metric, label, text) in _GAUGES.items():
+            gauge = GaugeMetricFamily(
+                f"mana_credits_{metric}", text, labels=[label] if label else []
+            )
+            for figure in by_name.get(name, ()):
+                gauge.add_metric([figure.label or ""] if label else [], figure.value)
+            yield gauge
+
+        at = GaugeMetricFamily(
+            "mana_credits_job_last_success_timestamp_seconds",
+            "When each job last succeeded, or since when it should have",
+            labels=["job"],
+        )
+        ago = GaugeMetricFamily(
+            "mana_credits_job_since_last_success_seconds",
+            "How long ago that was",
+            labels=["job"],
+        )
+        for figure in by_name.get("job_last_success", ()):
+            at.add_metric([figure.label or ""], figure.value)
+            ago.add_metric([figure.label or ""], max(time.time() - figure.value, 0))
+        yield at
+        yield ago
+
+        for name, metric, text in (
+            ("moves", "ledger_moves", "Rows of the ledger, a minute late, by type and direction"),
+            ("credits", "ledger_credits", "Credits moved by them, as positive numbers"),
+        ):
+            counter = CounterMetricFamily(
+                f"mana_credits_{metric}", text, labels=["type", "direction"]
+            )
+            for figure in by_name.get(name, ()):
+                counter.add_metric((figure.label or "").split(":"), figure.value)
+            yield counter
