@@ -339,7 +339,7 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
     ),
     (
         "credits._prune_rate_limits",
-        {"now": datetime(2026, 1, 1, tzinfo=UTC)},
+        {"now": datetime(2026, 1, 1, tzinfo=UTC), "batch_size": 10},
         "rate_limits_kept_until",
     ),
     (
