@@ -7,14 +7,25 @@ import pytest
 
 from service.db import Database
 from service.dev.postgres import Cluster
+from service.errors import UnavailableError
 from service.metrics import Metrics
+from service.queries import stripe_events
+from service.queries.stripe_events import EventResult
 from service.reconcile import Reconciler
-from service.stripe_gateway import StripeGateway
+from service.stripe_gateway import PaymentProviderError, StripeGateway
 from tests.support.answers import require_error
 from tests.support.clones import away
 from tests.support.databases import Clone, connect
 from tests.support.running import running_service
-from tests.support.stripe import DECLINED_AT_CHARGING, SEPA, Line, Shop, intent_of, webhooks
+from tests.support.stripe import (
+    DECLINED_AT_CHARGING,
+    SEPA,
+    Line,
+    Shop,
+    intent_of,
+    made_up,
+    webhooks,
+)
 from tests.support.waiting import until
 
 URLS = {"successUrl": "http://localhost:5173/ok", "cancelUrl": "http://localhost:5173/no"}
@@ -34,8 +45,18 @@ def reconciler(shop: Shop, db: Database, stripe: StripeGateway) -> Reconciler:
 
 @pytest.fixture
 async def asking(shop: Shop, db: Database) -> Any:
-    """A reconciler of this test's own, beside the service's."""
+    """A reconciler of this test's own, beside the service's, whose first round is over."""
+
+    async def is_over() -> bool:
+        return bool(
+            await shop.admin.fetchval(
+                "SELECT listed_until > clock_timestamp() - interval '1 day'"
+                " FROM credits.stripe_listing"
+            )
+        )
+
     assert shop.service.settings.stripe is not None
+    await until(is_over)
     async with StripeGateway.connected(shop.service.settings.stripe) as stripe:
         yield reconciler(shop, db, stripe)
 
@@ -214,6 +235,201 @@ async def test_while_stripe_cannot_be_asked_nothing_is_lost(
     await asking.reconcile()
     assert (await shop.row(purchase["id"]))["status"] == "completed"
     assert await shop.service.balance("ann") == 500
+
+
+@pytest.mark.parametrize("status", [400, 404])
+async def test_a_purchase_that_stripe_refuses_does_not_stop_the_others(
+    shop: Shop, asking: Reconciler, status: int
+) -> None:
+    bought = [await paid(shop, f"user{number}") for number in range(5)]
+    refused = bought[2]["stripe_payment_intent_id"]
+    shop.line.broken = {f"GET /v1/payment_intents/{refused}": status, "GET /v1/events": 500}
+    await time_has_come(shop)
+    assert await asking.check_purchases() == 5
+    for purchase in bought:
+        expected = "pending" if purchase is bought[2] else "completed"
+        assert (await shop.row(purchase["id"]))["status"] == expected
+
+    # Its event, which no webhook brought, mends it in the same round.
+    shop.line.broken.pop("GET /v1/events")
+    await time_has_come(shop)
+    await asking.reconcile()
+    assert (await shop.row(bought[2]["id"]))["status"] == "completed"
+    assert await shop.service.balance("user2") == 500
+
+
+async def test_refunds_that_stripe_does_not_tell_do_not_stop_other_events(
+    shop: Shop, asking: Reconciler
+) -> None:
+    purchase = await paid(shop)
+    await shop.look("ann", str(purchase["id"]))
+    await refund(shop, purchase, amount=100)
+    await until(lambda: any(b'"charge.refunded"' in body for body, _ in shop.letterbox.letters))
+    letter = next(one for one in shop.letterbox.letters if b'"charge.refunded"' in one[0])
+    shop.line.broken = {"GET /v1/refunds": 404, "GET /v1/events": 500}
+    assert (await shop.deliver(*letter)).status == 200
+    # The service has asked by itself, and in vain.
+    await until(lambda: shop.line.count("GET", "refunds") > 0)
+    other = made_up("charge.dispute.created", {"payment_intent": "pi_of_nobody"})
+    assert (await shop.tell(other)).status == 200
+
+    await time_has_come(shop)
+    # The service shares the work, when it is woken.
+    await asking.retry_events()
+
+    async def both_are_tried() -> bool:
+        return bool(
+            await shop.admin.fetchval(
+                "SELECT count(*) = 2 FROM credits.stripe_events WHERE attempts > 1"
+            )
+        )
+
+    await until(both_are_tried)
+
+
+@pytest.mark.parametrize("status", [429, 500])
+async def test_stripe_being_away_costs_only_one_purchase_its_turn(
+    shop: Shop, asking: Reconciler, status: int
+) -> None:
+    bought = [await paid(shop, f"user{number}") for number in range(3)]
+    shop.line.broken = {"GET /v1/events": status} | {
+        f"GET /v1/payment_intents/{purchase['stripe_payment_intent_id']}": status
+        for purchase in bought
+    }
+    await time_has_come(shop)
+    with pytest.raises(PaymentProviderError):
+        await asking.check_purchases()
+    shop.line.broken = {}
+    assert await asking.check_purchases() == 2
+
+
+async def test_a_listing_that_breaks_off_is_taken_up_again_in_a_minute(
+    shop: Shop, asking: Reconciler
+) -> None:
+    await time_has_come(shop)
+    listing = (
+        "SELECT listed_until, next_at <= clock_timestamp() + interval '1 minute' AS soon"
+        " FROM credits.stripe_listing"
+    )
+    before = await shop.admin.fetchrow(listing)
+    shop.line.broken = {"GET /v1/events": 500}
+    with pytest.raises(PaymentProviderError):
+        await asking.fetch_events()
+    assert await shop.admin.fetchrow(listing) == before
+
+    # Stopped while Stripe is silent, as at a restart.
+    shop.line.broken = {}
+    shop.line.held["GET /v1/events"] = asyncio.Event()
+    await time_has_come(shop)
+    listed = shop.line.listings
+    work = asyncio.create_task(asking.fetch_events())
+    await until(lambda: shop.line.listings > listed)
+    work.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await work
+    shop.line.held["GET /v1/events"].set()
+    assert await shop.admin.fetchrow(listing) == before
+
+
+async def test_a_listing_that_breaks_off_half_way_loses_nothing(
+    shop: Shop, asking: Reconciler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bought = [await paid(shop, f"user{number}") for number in range(4)]
+    stored = 0
+
+    async def breaks_off(*args: Any, **named: Any) -> EventResult:
+        nonlocal stored
+        if stored == 2:
+            raise UnavailableError
+        stored += 1
+        return await apply(*args, **named)
+
+    apply = stripe_events.apply_stripe_event
+    with monkeypatch.context() as patched:
+        patched.setattr(stripe_events, "apply_stripe_event", breaks_off)
+        await time_has_come(shop)
+        with pytest.raises(UnavailableError):
+            await asking.fetch_events()
+    # The oldest came first, and the others are still to be found.
+    statuses = [(await shop.row(purchase["id"]))["status"] for purchase in bought]
+    assert statuses == ["completed", "completed", "pending", "pending"]
+    await time_has_come(shop)
+    assert await asking.fetch_events() == 2
+    for purchase in bought:
+        assert (await shop.row(purchase["id"]))["status"] == "completed"
+        assert await shop.service.balance(purchase["user_id"]) == 500
+
+
+async def test_an_event_that_cannot_be_stored_is_tried_at_every_turn(
+    shop: Shop, asking: Reconciler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bought = [await paid(shop, f"user{number}") for number in range(3)]
+    bad = bought[1]["stripe_payment_intent_id"]
+
+    async def cannot(*args: Any, payload: Any, **named: Any) -> EventResult:
+        if payload["data"]["object"]["id"] == bad:
+            raise ValueError("of this test")
+        return await apply(*args, payload=payload, **named)
+
+    apply = stripe_events.apply_stripe_event
+    reached = await shop.admin.fetchval("SELECT listed_until FROM credits.stripe_listing")
+    with monkeypatch.context() as patched:
+        patched.setattr(stripe_events, "apply_stripe_event", cannot)
+        await time_has_come(shop)
+        assert await asking.fetch_events() == 2
+    assert await shop.admin.fetchval("SELECT listed_until FROM credits.stripe_listing") == reached
+    await time_has_come(shop)
+    assert await asking.fetch_events() == 1
+    assert (await shop.row(bought[1]["id"]))["status"] == "completed"
+    assert await shop.admin.fetchval("SELECT listed_until FROM credits.stripe_listing") > reached
+
+
+async def test_more_missing_events_than_are_held_come_oldest_first(
+    shop: Shop, asking: Reconciler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.reconcile.FETCHED_AT_ONCE", 3)
+    bought = [await paid(shop, f"user{number}") for number in range(8)]
+    await time_has_come(shop)
+    assert await asking.fetch_events() == 8
+    rows = await shop.admin.fetch(
+        "SELECT payload #>> '{data,object,id}' AS about FROM credits.stripe_events"
+        " ORDER BY received_at"
+    )
+    assert [row["about"] for row in rows] == [
+        purchase["stripe_payment_intent_id"] for purchase in bought
+    ]
+
+
+async def test_an_event_is_replayed_from_psql(shop: Shop) -> None:
+    purchase = await paid(shop)
+    await shop.look("ann", str(purchase["id"]))
+    await refund(shop, purchase, amount=200)
+    await until(lambda: any(b'"charge.refunded"' in body for body, _ in shop.letterbox.letters))
+    letter = next(one for one in shop.letterbox.letters if b'"charge.refunded"' in one[0])
+    shop.line.broken = {"GET /v1/refunds": 500}
+    assert (await shop.deliver(*letter)).status == 200
+    # Asked twice, since the gateway repeats what Stripe failed to answer.
+    await until(lambda: shop.line.count("GET", "refunds") == 2)
+    shop.line.broken = {}
+    event = await shop.admin.fetchval("SELECT id FROM credits.stripe_events")
+    # As if it had been given up.
+    await shop.admin.execute("UPDATE credits.stripe_events SET next_attempt_at = NULL")
+    said = await shop.admin.fetchrow("SELECT * FROM credits.replay_stripe_event($1)", event)
+    assert said is not None
+    assert (said["state"], said["needs_refunds_of"]) == (
+        "received",
+        purchase["stripe_payment_intent_id"],
+    )
+    await shop.becomes(purchase["id"], "partially_refunded")
+    await all_is_applied(shop)
+    assert await shop.service.balance("ann") == 300
+
+    # Again, and nothing moves.
+    again = await shop.admin.fetchrow("SELECT * FROM credits.replay_stripe_event($1)", event)
+    assert again is not None
+    assert again["repeated"]
+    await all_is_applied(shop)
+    assert await shop.service.balance("ann") == 300
 
 
 async def test_several_ask_about_each_purchase_once(shop: Shop, asking: Reconciler) -> None:
