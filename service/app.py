@@ -5,13 +5,14 @@ from collections.abc import AsyncIterator
 import aiohttp
 from aiohttp import web
 
-from service.api import admin, credits, gifts, health, internal, metrics, sync, webhooks
+from service.api import admin, credits, docs, gifts, health, internal, metrics, sync, webhooks
 from service.auth import Authenticator, KeySet
 from service.db import Database
-from service.keys import AUTHENTICATOR, DB, METRICS, SETTINGS, STRIPE
+from service.keys import AUTHENTICATOR, DB, METRICS, PAGES, SETTINGS, STRIPE
 from service.metrics import CONTENT_TYPE, Metrics
-from service.middleware import MIDDLEWARES, add_routes, measure
+from service.middleware import MIDDLEWARES, add_routes, declared_routes, measure
 from service.notices import Sender
+from service.pages import make_pages
 from service.reconcile import Reconciler
 from service.settings import Settings
 from service.stripe_gateway import StripeGateway
@@ -32,7 +33,9 @@ def create_app(settings: Settings) -> web.Application:
         internal.routes,
         webhooks.routes,
         metrics.routes,
+        docs.routes,
     )
+    app[PAGES] = make_pages(declared_routes(app), settings)
     app.cleanup_ctx.extend((_database, _authenticator, _stripe, _notices, _reconciliation))
     return app
 

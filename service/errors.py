@@ -100,6 +100,28 @@ SQLSTATES: Final[Mapping[str, ErrorSpec]] = MappingProxyType(
 )
 
 
+REFUSALS: Final[Mapping[str, ErrorSpec]] = MappingProxyType(
+    {
+        spec.code: spec
+        for spec in (
+            *(spec for spec in SQLSTATES.values() if spec.status < 500),
+            ErrorSpec(400, "invalid_request", "Invalid request: details name the fields"),
+            ErrorSpec(401, "unauthorized", "No credentials, or wrong ones"),
+            ErrorSpec(403, "forbidden", "Not allowed"),
+            ErrorSpec(405, "method_not_allowed", "Method not allowed"),
+            ErrorSpec(413, "payload_too_large", "The body is too large"),
+            ErrorSpec(415, "unsupported_media_type", "The body is not JSON"),
+            ErrorSpec(429, "rate_limited", "Too many requests: try again after Retry-After"),
+            ErrorSpec(502, "payment_provider_error", "Stripe failed: repeat with the same key"),
+            ErrorSpec(503, "stripe_not_configured", "This installation sells nothing"),
+            ErrorSpec(503, "unavailable", "Nothing happened: try again after Retry-After"),
+            ErrorSpec(503, "outcome_unknown", "It may have happened: look before repeating"),
+        )
+    }
+)
+"""Every code that a caller can get but `internal_error`, in the words of the OpenAPI document."""
+
+
 class DatabaseError(Protocol):
     """What is read of an error of PostgreSQL."""
 

@@ -1,5 +1,6 @@
 """Typed keys of what the application and a request carry."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -9,6 +10,7 @@ if TYPE_CHECKING:
     from service.auth import Authenticator
     from service.db import Database
     from service.metrics import Metrics
+    from service.pages import Page
     from service.settings import Settings
     from service.stripe_gateway import StripeGateway
 
@@ -38,6 +40,7 @@ SETTINGS: "Final[web.AppKey[Settings]]" = web.AppKey("settings")
 DB: "Final[web.AppKey[Database]]" = web.AppKey("db")
 AUTHENTICATOR: "Final[web.AppKey[Authenticator]]" = web.AppKey("authenticator")
 METRICS: "Final[web.AppKey[Metrics]]" = web.AppKey("metrics")
+PAGES: "Final[web.AppKey[Mapping[str, Page]]]" = web.AppKey("pages")
 STRIPE: "Final[web.AppKey[StripeGateway | None]]" = web.AppKey("stripe")
 """None where Stripe is not configured."""
 

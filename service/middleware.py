@@ -4,7 +4,7 @@ import re
 import time
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 import structlog
@@ -28,7 +28,7 @@ from service.keys import (
     SETTINGS,
 )
 from service.limits import require_turn
-from service.wire import BODY_MAX_BYTES, Auth, Limit, Routes
+from service.wire import BODY_MAX_BYTES, ROUTES, Auth, ErrorAnswer, Limit, Route, Routes
 
 DECLARED: Final = web.AppKey[Mapping[web.AbstractRoute, Auth]]("declared")
 LIMITED: Final = web.AppKey[Mapping[web.AbstractRoute, tuple[Limit, ...]]]("limited")
@@ -58,6 +58,7 @@ def add_routes(app: web.Application, *tables: Routes) -> None:
     """Register the routes with what they declare. A route added by hand stops the start."""
     declared: dict[web.AbstractRoute, Auth] = {}
     limited: dict[web.AbstractRoute, tuple[Limit, ...]] = {}
+    routes: dict[web.AbstractRoute, Route] = {}
     for table in tables:
         for route in table:
             # A GET serves HEAD as well, with the same declaration.
@@ -66,11 +67,18 @@ def add_routes(app: web.Application, *tables: Routes) -> None:
                 path = _PLACEHOLDER.sub(r"{\1:[^/]+}", route.path)
                 added = app.router.add_route(method, path, route.handler)
                 declared[added] = route.auth
+                routes[added] = route
                 if route.limits:
                     limited[added] = route.limits
     app[DECLARED] = MappingProxyType(declared)
     app[LIMITED] = MappingProxyType(limited)
+    app[ROUTES] = MappingProxyType(routes)
     app.on_startup.append(_require_declarations)
+
+
+def declared_routes(app: web.Application) -> list[Route]:
+    """Every route that is served, once."""
+    return [route for added, route in app[ROUTES].items() if added.method == route.method]
 
 
 async def _require_declarations(app: web.Application) -> None:
@@ -196,15 +204,10 @@ def _of_http(error: web.HTTPException) -> ApiError:
 
 def tell(error: ApiError) -> web.Response:
     """The answer for an error: the one envelope."""
-    body: dict[str, Any] = {
-        "statusCode": error.status,
-        "error": error.code,
-        "message": error.message,
-    }
-    if error.details is not None:
-        body["details"] = error.details
     return web.Response(
-        body=msgspec.json.encode(body),
+        body=msgspec.json.encode(
+            ErrorAnswer(error.status, error.code, error.message, error.details)
+        ),
         status=error.status,
         headers={"Cache-Control": "no-store", **error.headers},
         content_type="application/json",

@@ -13,6 +13,7 @@ def _resource(name: str) -> Path:
 MIGRATIONS = _resource("sql") / "migrations"
 FUNCTIONS = _resource("sql") / "functions"
 CRON = _resource("cron")
+WEB = _PACKAGE / "web"
 
 
 def migration_files(folder: Path = MIGRATIONS) -> list[Path]:

@@ -8,10 +8,22 @@ import functools
 import json
 import re
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import Enum
-from typing import Any, Final, Literal, TypeVar, overload
+from types import MappingProxyType
+from typing import (
+    Annotated,
+    Any,
+    ClassVar,
+    Final,
+    Literal,
+    TypedDict,
+    TypeVar,
+    Unpack,
+    get_args,
+    overload,
+)
 from uuid import UUID
 
 import msgspec
@@ -62,14 +74,69 @@ class Limit:
 
 
 @dataclass(frozen=True, slots=True)
+class Media:
+    """An answer that is not JSON: its media type."""
+
+    type: str
+
+
+class Declared(TypedDict, total=False):
+    """What a route says of its calls and answers: see the fields of `Route`."""
+
+    body: type[msgspec.Struct]
+    query: type[msgspec.Struct]
+    answer: Any
+    status: int
+    others: Mapping[int, Any]
+    errors: tuple[str, ...]
+    keyed: bool
+    links: bool
+    database: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Route:
-    """One route of the contract, with what it declares."""
+    """One route of the contract, with what it declares.
+
+    The OpenAPI document is made of this, and `read_body`, `read_query` and `idempotency_key`
+    refuse to read what is not declared.
+    """
 
     method: str
     path: str
     auth: Auth
     limits: tuple[Limit, ...]
     handler: Handler
+    body: type[msgspec.Struct] | None = None
+    query: type[msgspec.Struct] | None = None
+    answer: Any = None
+    """A struct, a list of one, a choice of several, or `Media`."""
+    status: int = 200
+    others: Mapping[int, Any] = field(default_factory=dict)
+    """Further answers by status, None for one without a body."""
+    errors: tuple[str, ...] = ()
+    """Codes beside those that follow from the rest (see service/openapi.py)."""
+    keyed: bool = False
+    """Takes an Idempotency-Key header although its body has no such field."""
+    links: bool = False
+    """Answers with a Link header while there is more."""
+    database: bool = True
+    """False where the answer does not need the database, and is never `unavailable`."""
+
+    @property
+    def takes_key(self) -> bool:
+        """Whether it takes an idempotency key: such a body takes the header as well."""
+        return self.keyed or (
+            self.body is not None and "idempotency_key" in self.body.__struct_fields__
+        )
+
+
+def one_of(literal: Any) -> msgspec.Meta:
+    """For an answer's text that comes from the database: the values it can have."""
+    return msgspec.Meta(extra_json_schema={"enum": list(get_args(literal))})
+
+
+ROUTES: Final = web.AppKey[Mapping[web.AbstractRoute, Route]]("routes")
 
 
 class Routes:
@@ -81,28 +148,47 @@ class Routes:
     def __iter__(self) -> Iterator[Route]:
         return iter(self._routes)
 
-    def get(self, path: str, *, auth: Auth, limits: tuple[Limit, ...] = ()) -> Callable[[_H], _H]:
+    def get(
+        self,
+        path: str,
+        *,
+        auth: Auth,
+        limits: tuple[Limit, ...] = (),
+        **declared: Unpack[Declared],
+    ) -> Callable[[_H], _H]:
         """Declare a GET, which answers HEAD as well."""
-        return self._declare("GET", path, auth, limits)
+        return self._declare("GET", path, auth, limits, declared)
 
-    def post(self, path: str, *, auth: Auth, limits: tuple[Limit, ...] = ()) -> Callable[[_H], _H]:
+    def post(
+        self,
+        path: str,
+        *,
+        auth: Auth,
+        limits: tuple[Limit, ...] = (),
+        **declared: Unpack[Declared],
+    ) -> Callable[[_H], _H]:
         """Declare a POST."""
-        return self._declare("POST", path, auth, limits)
+        return self._declare("POST", path, auth, limits, declared)
 
     def delete(
-        self, path: str, *, auth: Auth, limits: tuple[Limit, ...] = ()
+        self,
+        path: str,
+        *,
+        auth: Auth,
+        limits: tuple[Limit, ...] = (),
+        **declared: Unpack[Declared],
     ) -> Callable[[_H], _H]:
         """Declare a DELETE."""
-        return self._declare("DELETE", path, auth, limits)
+        return self._declare("DELETE", path, auth, limits, declared)
 
     def _declare(
-        self, method: str, path: str, auth: Auth, limits: tuple[Limit, ...]
+        self, method: str, path: str, auth: Auth, limits: tuple[Limit, ...], declared: Declared
     ) -> Callable[[_H], _H]:
         if auth is not Auth.USER and any(limit.by == "user" for limit in limits):
             raise ValueError(f"{method} {path} has no user to count")
 
         def declare(handler: _H) -> _H:
-            self._routes.append(Route(method, path, auth, limits, handler))
+            self._routes.append(Route(method, path, auth, limits, handler, **declared))
             return handler
 
         return declare
@@ -110,6 +196,9 @@ class Routes:
 
 class Body(msgspec.Struct, rename="camel"):
     """A request's body or query: snake_case here, camelCase on the wire."""
+
+    rules: ClassVar[Mapping[str, Any]] = MappingProxyType({})
+    """What `problems` demands, as JSON Schema, for the OpenAPI document."""
 
     def problems(self) -> Iterable[FieldError]:
         """What is wrong between fields that are right one by one."""
@@ -124,7 +213,34 @@ class Answer(msgspec.Struct, rename="camel"):
     """An answer's body. Times are `Timestamp`, made by `timestamp` or `build`."""
 
 
-Timestamp = str
+class Replayable(Answer, kw_only=True):
+    """An answer that says so when it is the repetition of an earlier one."""
+
+    message: str | msgspec.UnsetType = msgspec.UNSET
+
+
+class ErrorAnswer(Answer, omit_defaults=True):
+    """Everything that goes wrong.
+
+    `message` is for people, `error` is the stable code, `details` are facts for programs.
+    """
+
+    status_code: int
+    error: str
+    message: str
+    details: Any = None
+
+
+Timestamp = Annotated[
+    str,
+    msgspec.Meta(
+        extra_json_schema={
+            "format": "date-time",
+            "pattern": r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}\.\d{3}Z$",
+            "examples": ["2026-05-18T00:09:41.123Z"],
+        }
+    ),
+]
 """A time as the contract writes it; see `timestamp`."""
 
 
@@ -159,6 +275,7 @@ async def read_body(request: web.Request, type_: type[_S]) -> _S:
 
     No body at all is an empty object.
     """
+    _require_declared(request, "body", type_)
     raw = await read_raw(request)
     if raw and not _is_json(request):
         raise errors.unsupported_media_type()
@@ -175,6 +292,7 @@ def parse_body(raw: bytes, type_: type[_S]) -> _S:
 
 def read_query(request: web.Request, type_: type[_S]) -> _S:
     """The query as `type_`; ApiError 400 naming every parameter that is wrong or repeated."""
+    _require_declared(request, "query", type_)
     given: dict[str, Any] = {}
     wrong: list[FieldError] = []
     for spec in _specs(type_):
@@ -196,6 +314,8 @@ def read_query(request: web.Request, type_: type[_S]) -> _S:
 
 def idempotency_key(request: web.Request, body: object = None) -> str | None:
     """The key of a call that moves credits: the body's before the header's, or None."""
+    if not _declared(request).takes_key:
+        raise RuntimeError("the route does not declare that it takes an idempotency key")
     key: str | None = getattr(body, "idempotency_key", None)
     if key is not None:
         return key
@@ -209,6 +329,18 @@ def idempotency_key(request: web.Request, body: object = None) -> str | None:
             "Idempotency-Key", f"must be a string of 1 to {IDEMPOTENCY_KEY_MAX} characters"
         )
     return sent[0]
+
+
+def _declared(request: web.Request) -> Route:
+    return request.app[ROUTES][request.match_info.route]
+
+
+def _require_declared(
+    request: web.Request, kind: Literal["body", "query"], type_: type[msgspec.Struct]
+) -> None:
+    # What is read is what the OpenAPI document says, or the first call fails.
+    if getattr(_declared(request), kind) is not type_:
+        raise RuntimeError(f"{type_.__name__} is not the {kind} that the route declares")
 
 
 def path_user_id(request: web.Request, name: str = "userId") -> str:
@@ -281,9 +413,8 @@ def respond(
     sent = {"Cache-Control": "no-store", **(headers or {})}
     if replayed:
         sent["Idempotent-Replayed"] = "true"
-        answer = msgspec.to_builtins(answer)
-        if isinstance(answer, dict):
-            answer.setdefault("message", "Transaction already processed")
+        if isinstance(answer, Replayable):
+            answer = msgspec.structs.replace(answer, message="Transaction already processed")
     return web.Response(
         body=msgspec.json.encode(answer),
         status=status,

@@ -21,13 +21,13 @@ class GiftState(Answer):
     active: bool
 
 
-@routes.get("/api/v1/admin/sync/{userId}", auth=Auth.ADMIN)
-async def get_status(request: web.Request) -> web.Response:
+@routes.get("/api/v1/admin/sync/{userId}", auth=Auth.ADMIN, answer=Status)
+async def get_sync_status_for_admin(request: web.Request) -> web.Response:
     """Cloud Sync of a user."""
     return respond(Status.of(await sync.get_sync_status(request.app[DB], path_user_id(request))))
 
 
-@routes.post("/api/v1/admin/sync/{userId}/gift", auth=Auth.ADMIN)
+@routes.post("/api/v1/admin/sync/{userId}/gift", auth=Auth.ADMIN, body=NoFields, answer=GiftState)
 async def gift_sync(request: web.Request) -> web.Response:
     """Turn a user's Cloud Sync on, never charged, until revoked."""
     await read_body(request, NoFields)
@@ -37,7 +37,12 @@ async def gift_sync(request: web.Request) -> web.Response:
     )
 
 
-@routes.delete("/api/v1/admin/sync/{userId}/gift", auth=Auth.ADMIN)
+@routes.delete(
+    "/api/v1/admin/sync/{userId}/gift",
+    auth=Auth.ADMIN,
+    answer=GiftState,
+    errors=("sync_not_gifted",),
+)
 async def revoke_sync_gift(request: web.Request) -> web.Response:
     """End a gifted Cloud Sync; what the user had paid for stays his."""
     status = await sync.revoke_sync_gift(request.app[DB], path_user_id(request))

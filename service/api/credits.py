@@ -1,9 +1,11 @@
 """Personal credits: what a user has, spends and buys."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 from uuid import UUID
 
+import msgspec
 from aiohttp import web
 
 from service import purchasing
@@ -28,11 +30,13 @@ from service.wire import (
     Answer,
     Auth,
     Body,
+    Replayable,
     Routes,
     Timestamp,
     build,
     idempotency_key,
     next_link,
+    one_of,
     path_uuid,
     read_body,
     read_query,
@@ -45,6 +49,19 @@ routes = Routes()
 SEQ_MAX = 2**63 - 1
 
 TransactionType = Literal["purchase", "usage", "refund", "gift", "grant", "reversal"]
+PurchaseStatus = Literal[
+    "pending",
+    "completed",
+    "failed",
+    "cancelled",
+    "refunded",
+    "partially_refunded",
+    "disputed",
+]
+
+
+BOTH_URLS: dict[str, Any] = {"successUrl": {"type": "string"}, "cancelUrl": {"type": "string"}}
+NEITHER_URL: dict[str, Any] = {"successUrl": {"type": "null"}, "cancelUrl": {"type": "null"}}
 
 
 class Balance(Answer):
@@ -73,14 +90,14 @@ class Transaction(Answer):
 
     id: UUID
     user_id: str
-    type: str
+    type: Annotated[str, one_of(TransactionType)]
     status: Literal["completed"]
     amount: int
     balance_before: int
     balance_after: int
     app_id: str
     description: str
-    metadata: Any
+    metadata: Mapping[str, Any] | None
     idempotency_key: str | None
     created_at: Timestamp
     completed_at: Timestamp
@@ -113,7 +130,7 @@ class NewBalance(Answer):
     total_spent: int
 
 
-class Moved(Answer):
+class Moved(Replayable):
     """A move that was made, or had been made before."""
 
     success: Literal[True]
@@ -145,7 +162,7 @@ class Package(Answer):
     stripe_price_id: str | None
     active: bool
     sort_order: int
-    metadata: Any
+    metadata: Mapping[str, Any] | None
     created_at: Timestamp
     updated_at: Timestamp
 
@@ -174,7 +191,7 @@ class Pricing(Answer):
 class Usage(Answer):
     """What one app used on one day (UTC)."""
 
-    date: str
+    date: Annotated[str, msgspec.Meta(extra_json_schema={"format": "date"})]
     app_id: str
     credits_used: int
     operations: int
@@ -190,8 +207,8 @@ class PurchaseView(Answer):
     price_euro_cents: int
     stripe_payment_intent_id: str | None
     stripe_customer_id: str | None
-    status: str
-    metadata: Any
+    status: Annotated[str, one_of(PurchaseStatus)]
+    metadata: Mapping[str, Any] | None
     created_at: Timestamp
     completed_at: Timestamp | None
 
@@ -213,7 +230,7 @@ class PurchaseView(Answer):
         )
 
 
-class StartedIntent(Answer):
+class StartedIntent(Replayable):
     """A purchase to be paid by a PaymentIntent; `amount` in euro cents."""
 
     purchase_id: UUID
@@ -222,7 +239,7 @@ class StartedIntent(Answer):
     credits: int
 
 
-class StartedCheckout(Answer):
+class StartedCheckout(Replayable):
     """A purchase to be paid on Stripe's page; `amount` in euro cents."""
 
     purchase_id: UUID
@@ -248,6 +265,13 @@ class StartPurchase(Body, kw_only=True):
     success_url: Url | None = None
     cancel_url: Url | None = None
     idempotency_key: IdempotencyKey | None = None
+
+    rules: ClassVar[dict[str, Any]] = {
+        "oneOf": [
+            {"required": ["successUrl", "cancelUrl"], "properties": BOTH_URLS},
+            {"properties": NEITHER_URL},
+        ]
+    }
 
     def problems(self) -> list[FieldError]:
         """One address alone would leave the buyer on Stripe's page."""
@@ -292,13 +316,19 @@ class UsagePeriod(Body):
     days: Days = 30
 
 
-@routes.get("/api/v1/credits/balance", auth=Auth.USER)
+@routes.get("/api/v1/credits/balance", auth=Auth.USER, answer=Balance)
 async def get_balance(request: web.Request) -> web.Response:
     """What the caller has; zeros for a user never seen."""
     return respond(Balance.of(await credits.get_balance(request.app[DB], request[CALLER].user_id)))
 
 
-@routes.post("/api/v1/credits/use", auth=Auth.USER)
+@routes.post(
+    "/api/v1/credits/use",
+    auth=Auth.USER,
+    body=UseCredits,
+    answer=Moved,
+    errors=("insufficient_credits",),
+)
 async def use_credits(request: web.Request) -> web.Response:
     """Debit the caller; safe to repeat with the same idempotency key."""
     body = await read_body(request, UseCredits)
@@ -315,7 +345,13 @@ async def use_credits(request: web.Request) -> web.Response:
     return respond(Moved.of(move), replayed=move.replayed)
 
 
-@routes.get("/api/v1/credits/transactions", auth=Auth.USER)
+@routes.get(
+    "/api/v1/credits/transactions",
+    auth=Auth.USER,
+    query=HistoryPage,
+    answer=list[Transaction],
+    links=True,
+)
 async def list_transactions(request: web.Request) -> web.Response:
     """The caller's ledger, newest first, with a Link to the next page while there is more."""
     page = read_query(request, HistoryPage)
@@ -336,7 +372,7 @@ async def list_transactions(request: web.Request) -> web.Response:
     )
 
 
-@routes.get("/api/v1/credits/purchases", auth=Auth.USER)
+@routes.get("/api/v1/credits/purchases", auth=Auth.USER, query=Page, answer=list[PurchaseView])
 async def list_purchases(request: web.Request) -> web.Response:
     """The caller's purchases, newest first."""
     page = read_query(request, Page)
@@ -349,14 +385,14 @@ async def list_purchases(request: web.Request) -> web.Response:
     return respond([PurchaseView.of(row) for row in rows])
 
 
-@routes.get("/api/v1/credits/packages", auth=Auth.PUBLIC)
+@routes.get("/api/v1/credits/packages", auth=Auth.PUBLIC, answer=list[Package])
 async def list_packages(request: web.Request) -> web.Response:
     """The active packages, in the order of display."""
     rows = await purchases.list_packages(request.app[DB])
     return respond([build(Package, asdict(row)) for row in rows])
 
 
-@routes.get("/api/v1/credits/pricing", auth=Auth.PUBLIC)
+@routes.get("/api/v1/credits/pricing", auth=Auth.PUBLIC, answer=Pricing)
 async def get_pricing(request: web.Request) -> web.Response:
     """Every price; `operationCosts` holds what is priced per single use."""
     operations = await credits.list_operation_prices(request.app[DB])
@@ -373,7 +409,7 @@ async def get_pricing(request: web.Request) -> web.Response:
     )
 
 
-@routes.get("/api/v1/credits/usage", auth=Auth.USER)
+@routes.get("/api/v1/credits/usage", auth=Auth.USER, query=UsagePeriod, answer=list[Usage])
 async def list_usage(request: web.Request) -> web.Response:
     """What the caller's apps used per day (UTC), newest day first."""
     period = read_query(request, UsagePeriod)
@@ -391,7 +427,13 @@ async def list_usage(request: web.Request) -> web.Response:
     )
 
 
-@routes.post("/api/v1/credits/purchase", auth=Auth.USER)
+@routes.post(
+    "/api/v1/credits/purchase",
+    auth=Auth.USER,
+    body=StartPurchase,
+    answer=StartedIntent | StartedCheckout,
+    errors=("not_found", "payment_provider_error", "stripe_not_configured"),
+)
 async def start_purchase(request: web.Request) -> web.Response:
     """Begin a purchase; the same key after a 502 resumes it."""
     body = await read_body(request, StartPurchase)
@@ -431,7 +473,12 @@ async def start_purchase(request: web.Request) -> web.Response:
     return respond(answer, replayed=purchase.replayed)
 
 
-@routes.get("/api/v1/credits/purchase/{purchaseId}", auth=Auth.USER)
+@routes.get(
+    "/api/v1/credits/purchase/{purchaseId}",
+    auth=Auth.USER,
+    answer=PurchaseView,
+    errors=("outcome_unknown",),
+)
 async def get_purchase(request: web.Request) -> web.Response:
     """A purchase of the caller's; an open one is looked up at Stripe."""
     purchase = await purchasing.look_up(

@@ -1,6 +1,6 @@
 """Gift codes: credits given to whoever has the code, or to one address."""
 
-from typing import Final, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal
 from uuid import UUID
 
 from aiohttp import web
@@ -24,9 +24,11 @@ from service.wire import (
     Auth,
     Body,
     Limit,
+    Replayable,
     Routes,
     Timestamp,
     idempotency_key,
+    one_of,
     path_text,
     path_uuid,
     read_body,
@@ -45,6 +47,10 @@ REDEEM_LIMITS: Final = (
 )
 
 
+GiftType = Literal["simple", "personalized"]
+GiftStatus = Literal["active", "depleted", "expired", "cancelled"]
+
+
 class GiftView(Answer):
     """A gift as its creator sees it."""
 
@@ -56,8 +62,8 @@ class GiftView(Answer):
     creator_name: str | None
     total_credits: int
     redeemed: int
-    type: str
-    status: str
+    type: Annotated[str, one_of(GiftType)]
+    status: Annotated[str, one_of(GiftStatus)]
     target_email: str | None
     message: str | None
     expires_at: Timestamp
@@ -91,8 +97,8 @@ class PublicGiftView(Answer):
     """What anybody who has a code may see: not whose it is, not whom it is for."""
 
     code: str
-    type: str
-    status: str
+    type: Annotated[str, one_of(GiftType)]
+    status: Annotated[str, one_of(GiftStatus)]
     total_credits: int
     redeemed: bool
     message: str | None
@@ -125,7 +131,7 @@ class ReceivedGiftView(Answer):
     credits_received: int
     message: str | None
     creator_name: str | None
-    status: str
+    status: Annotated[str, one_of(GiftStatus)]
     source_app_id: str | None
     redeemed_at: Timestamp
     created_at: Timestamp
@@ -158,7 +164,7 @@ class Redeemed(Answer):
     new_balance: int
 
 
-class Cancelled(Answer):
+class Cancelled(Replayable):
     """What went back to the creator."""
 
     success: Literal[True]
@@ -170,12 +176,33 @@ class CreateGift(Body, kw_only=True):
 
     total_credits: GiftCredits | None = None
     credits: GiftCredits | None = None
-    type: Literal["simple", "personalized"] | None = None
+    type: GiftType | None = None
     target_email: Email | None = None
     message: Text500 | None = None
     expiration_days: ExpirationDays | None = None
     expires_at: Instant | None = None
     idempotency_key: IdempotencyKey | None = None
+
+    rules: ClassVar[dict[str, Any]] = {
+        "anyOf": [
+            {"required": ["totalCredits"], "properties": {"totalCredits": {"type": "integer"}}},
+            {"required": ["credits"], "properties": {"credits": {"type": "integer"}}},
+        ],
+        "oneOf": [
+            {
+                "required": ["type", "targetEmail"],
+                "properties": {
+                    "type": {"const": "personalized"},
+                    "targetEmail": {"type": "string"},
+                },
+            },
+            {
+                "required": ["type"],
+                "properties": {"type": {"const": "simple"}, "targetEmail": {"type": "null"}},
+            },
+            {"properties": {"type": {"type": "null"}}},
+        ],
+    }
 
     def problems(self) -> list[FieldError]:
         """Who gets it must be clear before money is put into it."""
@@ -208,8 +235,8 @@ class RedeemGift(Body):
     idempotency_key: IdempotencyKey | None = None
 
 
-@routes.get("/api/v1/gifts/me/created", auth=Auth.USER)
-async def list_created(request: web.Request) -> web.Response:
+@routes.get("/api/v1/gifts/me/created", auth=Auth.USER, query=Page, answer=list[GiftView])
+async def list_created_gifts(request: web.Request) -> web.Response:
     """The gifts the caller made, newest first."""
     page = read_query(request, Page)
     rows = await gifts.list_created_gifts(
@@ -218,8 +245,8 @@ async def list_created(request: web.Request) -> web.Response:
     return respond([GiftView.of(row, request.app[SETTINGS].base_url) for row in rows])
 
 
-@routes.get("/api/v1/gifts/me/received", auth=Auth.USER)
-async def list_received(request: web.Request) -> web.Response:
+@routes.get("/api/v1/gifts/me/received", auth=Auth.USER, query=Page, answer=list[ReceivedGiftView])
+async def list_received_gifts(request: web.Request) -> web.Response:
     """The gifts the caller redeemed, newest first."""
     page = read_query(request, Page)
     rows = await gifts.list_received_gifts(
@@ -228,14 +255,21 @@ async def list_received(request: web.Request) -> web.Response:
     return respond([ReceivedGiftView.of(row) for row in rows])
 
 
-@routes.get("/api/v1/gifts/{code}", auth=Auth.PUBLIC, limits=LOOK_LIMITS)
+@routes.get("/api/v1/gifts/{code}", auth=Auth.PUBLIC, limits=LOOK_LIMITS, answer=PublicGiftView)
 async def get_gift(request: web.Request) -> web.Response:
     """What whoever has a code may see."""
     gift = await gifts.get_gift(request.app[DB], path_text(request, "code"))
     return respond(PublicGiftView.of(gift))
 
 
-@routes.post("/api/v1/gifts", auth=Auth.USER)
+@routes.post(
+    "/api/v1/gifts",
+    auth=Auth.USER,
+    body=CreateGift,
+    answer=GiftView,
+    status=201,
+    errors=("insufficient_credits",),
+)
 async def create_gift(request: web.Request) -> web.Response:
     """Put credits of the caller into a code."""
     body = await read_body(request, CreateGift)
@@ -257,7 +291,14 @@ async def create_gift(request: web.Request) -> web.Response:
     return respond(view, 201, replayed=gift.replayed)
 
 
-@routes.post("/api/v1/gifts/{code}/redeem", auth=Auth.USER, limits=REDEEM_LIMITS)
+@routes.post(
+    "/api/v1/gifts/{code}/redeem",
+    auth=Auth.USER,
+    limits=REDEEM_LIMITS,
+    body=RedeemGift,
+    answer=Redeemed,
+    errors=("gift_not_active", "gift_expired", "gift_wrong_recipient"),
+)
 async def redeem_gift(request: web.Request) -> web.Response:
     """Redeem a code; asked again by the same redeemer, the same answer."""
     body = await read_body(request, RedeemGift)
@@ -286,7 +327,13 @@ async def redeem_gift(request: web.Request) -> web.Response:
     )
 
 
-@routes.delete("/api/v1/gifts/{id}", auth=Auth.USER)
+@routes.delete(
+    "/api/v1/gifts/{id}",
+    auth=Auth.USER,
+    keyed=True,
+    answer=Cancelled,
+    errors=("gift_not_active", "gift_expired"),
+)
 async def cancel_gift(request: web.Request) -> web.Response:
     """Take a gift back that nobody has redeemed."""
     cancellation = await gifts.cancel_gift(

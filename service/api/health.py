@@ -29,7 +29,7 @@ class Readiness(Answer):
     reasons: list[str]
 
 
-@routes.get("/health", auth=Auth.PUBLIC)
+@routes.get("/health", auth=Auth.PUBLIC, answer=Health, database=False)
 async def get_health(request: web.Request) -> web.Response:
     """Answer without the database, so that its absence restarts nothing."""
     return respond(
@@ -37,7 +37,9 @@ async def get_health(request: web.Request) -> web.Response:
     )
 
 
-@routes.get("/health/ready", auth=Auth.PUBLIC)
+@routes.get(
+    "/health/ready", auth=Auth.PUBLIC, answer=Readiness, others={503: Readiness}, database=False
+)
 async def get_readiness(request: web.Request) -> web.Response:
     """503 when the database is away or not migrated; degraded when jobs or the ledger are not."""
     # The one handler with a `try`: what goes wrong is its answer.

@@ -29,6 +29,7 @@ from service.wire import (
     Auth,
     Body,
     NoFields,
+    Replayable,
     Routes,
     Timestamp,
     idempotency_key,
@@ -57,7 +58,7 @@ class BalanceRow(Answer):
     updated_at: Timestamp | None
 
 
-class Granted(Answer):
+class Granted(Replayable):
     """A grant that was made, or had been made before."""
 
     ok: Literal[True]
@@ -66,7 +67,7 @@ class Granted(Answer):
     transaction_id: UUID
 
 
-class Reserved(Answer):
+class Reserved(Replayable):
     """Credits held; `balance` is what can be spent beside them."""
 
     reservation_id: UUID
@@ -74,7 +75,7 @@ class Reserved(Answer):
     expires_at: Timestamp
 
 
-class Committed(Answer):
+class Committed(Replayable):
     """A hold that became a debit of `amount`."""
 
     success: Literal[True]
@@ -83,7 +84,7 @@ class Committed(Answer):
     amount: int
 
 
-class ReservationRefunded(Answer):
+class ReservationRefunded(Replayable):
     """A hold that went back."""
 
     success: Literal[True]
@@ -177,13 +178,15 @@ class RedeemPending(Body, kw_only=True):
     email_verified: bool | None = None
 
 
-@routes.get("/api/v1/internal/credits/balance/{userId}", auth=Auth.SERVICE)
-async def get_balance(request: web.Request) -> web.Response:
+@routes.get("/api/v1/internal/credits/balance/{userId}", auth=Auth.SERVICE, answer=Balance)
+async def get_user_balance(request: web.Request) -> web.Response:
     """What a user has; zeros for a user never seen."""
     return respond(Balance.of(await credits.get_balance(request.app[DB], path_user_id(request))))
 
 
-@routes.post("/api/v1/internal/credits/init", auth=Auth.SERVICE)
+@routes.post(
+    "/api/v1/internal/credits/init", auth=Auth.SERVICE, body=InitBalance, answer=BalanceRow
+)
 async def init_balance(request: web.Request) -> web.Response:
     """Make a user known; again changes nothing."""
     body = await read_body(request, InitBalance)
@@ -201,8 +204,14 @@ async def init_balance(request: web.Request) -> web.Response:
     )
 
 
-@routes.post("/api/v1/internal/credits/use", auth=Auth.SERVICE)
-async def use_credits(request: web.Request) -> web.Response:
+@routes.post(
+    "/api/v1/internal/credits/use",
+    auth=Auth.SERVICE,
+    body=UseCreditsOf,
+    answer=Moved,
+    errors=("insufficient_credits",),
+)
+async def use_user_credits(request: web.Request) -> web.Response:
     """Debit a user; safe to repeat with the same idempotency key."""
     body = await read_body(request, UseCreditsOf)
     move = await credits.use_credits(
@@ -218,7 +227,13 @@ async def use_credits(request: web.Request) -> web.Response:
     return respond(Moved.of(move), replayed=move.replayed)
 
 
-@routes.post("/api/v1/internal/credits/refund", auth=Auth.SERVICE)
+@routes.post(
+    "/api/v1/internal/credits/refund",
+    auth=Auth.SERVICE,
+    body=RefundCredits,
+    answer=Moved,
+    errors=("not_found",),
+)
 async def refund_credits(request: web.Request) -> web.Response:
     """Give credits back; with `transactionId`, at most what that debit took."""
     body = await read_body(request, RefundCredits)
@@ -243,7 +258,7 @@ async def refund_credits(request: web.Request) -> web.Response:
     return respond(Moved.of(move), replayed=move.replayed)
 
 
-@routes.post("/api/v1/internal/credits/grant", auth=Auth.SERVICE)
+@routes.post("/api/v1/internal/credits/grant", auth=Auth.SERVICE, body=GrantCredits, answer=Granted)
 async def grant_credits(request: web.Request) -> web.Response:
     """Grant a reward, once per user and `referenceId`."""
     body = await read_body(request, GrantCredits)
@@ -266,7 +281,13 @@ async def grant_credits(request: web.Request) -> web.Response:
     )
 
 
-@routes.post("/api/v1/internal/credits/reserve", auth=Auth.SERVICE)
+@routes.post(
+    "/api/v1/internal/credits/reserve",
+    auth=Auth.SERVICE,
+    body=ReserveCredits,
+    answer=Reserved,
+    errors=("insufficient_credits",),
+)
 async def reserve_credits(request: web.Request) -> web.Response:
     """Hold credits for a call that is about to be made."""
     body = await read_body(request, ReserveCredits)
@@ -288,7 +309,13 @@ async def reserve_credits(request: web.Request) -> web.Response:
     )
 
 
-@routes.post("/api/v1/internal/credits/commit", auth=Auth.SERVICE)
+@routes.post(
+    "/api/v1/internal/credits/commit",
+    auth=Auth.SERVICE,
+    body=CommitReservation,
+    answer=Committed,
+    errors=("not_found", "reservation_resolved"),
+)
 async def commit_reservation(request: web.Request) -> web.Response:
     """Debit what a hold set aside; what is not committed goes back."""
     body = await read_body(request, CommitReservation)
@@ -311,7 +338,13 @@ async def commit_reservation(request: web.Request) -> web.Response:
     )
 
 
-@routes.post("/api/v1/internal/credits/refund-reservation", auth=Auth.SERVICE)
+@routes.post(
+    "/api/v1/internal/credits/refund-reservation",
+    auth=Auth.SERVICE,
+    body=RefundReservation,
+    answer=ReservationRefunded,
+    errors=("not_found", "reservation_resolved"),
+)
 async def refund_reservation(request: web.Request) -> web.Response:
     """Give a hold back."""
     body = await read_body(request, RefundReservation)
@@ -326,7 +359,12 @@ async def refund_reservation(request: web.Request) -> web.Response:
     )
 
 
-@routes.post("/api/v1/internal/gifts/redeem-pending", auth=Auth.SERVICE)
+@routes.post(
+    "/api/v1/internal/gifts/redeem-pending",
+    auth=Auth.SERVICE,
+    body=RedeemPending,
+    answer=PendingRedeemed,
+)
 async def redeem_pending(request: web.Request) -> web.Response:
     """Redeem every personalized gift that waits for a new user's address."""
     body = await read_body(request, RedeemPending)
@@ -339,13 +377,15 @@ async def redeem_pending(request: web.Request) -> web.Response:
     return respond(PendingRedeemed(redeemed=pending.redeemed, total_credits=pending.total_credits))
 
 
-@routes.get("/api/v1/internal/sync/status/{userId}", auth=Auth.SERVICE)
-async def get_sync_status(request: web.Request) -> web.Response:
+@routes.get("/api/v1/internal/sync/status/{userId}", auth=Auth.SERVICE, answer=Status)
+async def get_user_sync_status(request: web.Request) -> web.Response:
     """Cloud Sync of a user; inactive and monthly for a user never seen."""
     return respond(Status.of(await sync.get_sync_status(request.app[DB], path_user_id(request))))
 
 
-@routes.post("/api/v1/internal/sync/charge-recurring", auth=Auth.SERVICE)
+@routes.post(
+    "/api/v1/internal/sync/charge-recurring", auth=Auth.SERVICE, body=NoFields, answer=ChargeRun
+)
 async def charge_recurring(request: web.Request) -> web.Response:
     """Charge what is due, for at most 25 s; pg_cron does the same by itself."""
     await read_body(request, NoFields)

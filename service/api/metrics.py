@@ -4,12 +4,12 @@ from aiohttp import web
 
 from service.keys import METRICS
 from service.metrics import CONTENT_TYPE
-from service.wire import Auth, Routes
+from service.wire import Auth, Media, Routes
 
 routes = Routes()
 
 
-@routes.get("/metrics", auth=Auth.SERVICE)
+@routes.get("/metrics", auth=Auth.SERVICE, answer=Media(CONTENT_TYPE), database=False)
 async def get_metrics(request: web.Request) -> web.Response:
     """Everything that is counted, in Prometheus' text format; all processes added up."""
     return web.Response(

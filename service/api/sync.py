@@ -1,6 +1,6 @@
 """Cloud Sync of the caller: a subscription charged in credits."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from aiohttp import web
 
@@ -13,9 +13,11 @@ from service.wire import (
     Auth,
     Body,
     NoFields,
+    Replayable,
     Routes,
     Timestamp,
     idempotency_key,
+    one_of,
     read_body,
     respond,
     timestamp,
@@ -30,7 +32,7 @@ class Status(Answer):
     """Cloud Sync as its user sees it; `price` in credits."""
 
     active: bool
-    interval: str
+    interval: Annotated[str, one_of(Interval)]
     next_charge_at: Timestamp | None
     paused_at: Timestamp | None
     paused: bool
@@ -53,12 +55,12 @@ class Status(Answer):
         )
 
 
-class Activated(Answer):
+class Activated(Replayable):
     """What an activation did; `amountCharged` is 0 inside a period already paid."""
 
     success: Literal[True]
     active: Literal[True]
-    interval: str
+    interval: Annotated[str, one_of(Interval)]
     next_charge_at: Timestamp
     amount_charged: int
 
@@ -73,7 +75,7 @@ class IntervalChanged(Answer):
     """`amountCharged` is the price from `effectiveAt` on; nothing is charged now."""
 
     success: Literal[True]
-    interval: str
+    interval: Annotated[str, one_of(Interval)]
     amount_charged: int
     effective_at: Timestamp
 
@@ -91,14 +93,20 @@ class ChangeInterval(Body):
     interval: Interval
 
 
-@routes.get("/api/v1/sync/status", auth=Auth.USER)
-async def get_status(request: web.Request) -> web.Response:
+@routes.get("/api/v1/sync/status", auth=Auth.USER, answer=Status)
+async def get_sync_status(request: web.Request) -> web.Response:
     """Cloud Sync of the caller; inactive and monthly for a user never seen."""
     return respond(Status.of(await sync.get_sync_status(request.app[DB], request[CALLER].user_id)))
 
 
-@routes.post("/api/v1/sync/activate", auth=Auth.USER)
-async def activate(request: web.Request) -> web.Response:
+@routes.post(
+    "/api/v1/sync/activate",
+    auth=Auth.USER,
+    body=Activate,
+    answer=Activated,
+    errors=("insufficient_credits", "sync_already_active", "sync_already_gifted"),
+)
+async def activate_sync(request: web.Request) -> web.Response:
     """Turn it on, charging at once unless a period is paid already."""
     body = await read_body(request, Activate)
     caller = request[CALLER]
@@ -121,16 +129,28 @@ async def activate(request: web.Request) -> web.Response:
     )
 
 
-@routes.post("/api/v1/sync/deactivate", auth=Auth.USER)
-async def deactivate(request: web.Request) -> web.Response:
+@routes.post(
+    "/api/v1/sync/deactivate",
+    auth=Auth.USER,
+    body=NoFields,
+    answer=Deactivated,
+    errors=("sync_not_active", "sync_gifted"),
+)
+async def deactivate_sync(request: web.Request) -> web.Response:
     """Turn it off at once, refunding nothing; also clears a pause."""
     await read_body(request, NoFields)
     await sync.deactivate_sync(request.app[DB], request[CALLER].user_id)
     return respond(Deactivated(success=True))
 
 
-@routes.post("/api/v1/sync/change-interval", auth=Auth.USER)
-async def change_interval(request: web.Request) -> web.Response:
+@routes.post(
+    "/api/v1/sync/change-interval",
+    auth=Auth.USER,
+    body=ChangeInterval,
+    answer=IntervalChanged,
+    errors=("sync_not_active", "sync_gifted"),
+)
+async def change_sync_interval(request: web.Request) -> web.Response:
     """Another interval and price from the next charge on."""
     body = await read_body(request, ChangeInterval)
     change = await sync.change_sync_interval(

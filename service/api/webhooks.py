@@ -24,7 +24,9 @@ class Received(Answer):
     received: Literal[True]
 
 
-@routes.post("/api/v1/webhooks/stripe", auth=Auth.SIGNED)
+@routes.post(
+    "/api/v1/webhooks/stripe", auth=Auth.SIGNED, answer=Received, errors=("stripe_not_configured",)
+)
 async def receive_stripe_event(request: web.Request) -> web.Response:
     """Store and apply a verified event; 5xx only where Stripe should send it again."""
     stripe = request.app[STRIPE]

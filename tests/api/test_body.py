@@ -31,6 +31,7 @@ from service.wire import (
     Answer,
     Auth,
     Body,
+    Replayable,
     Routes,
     Timestamp,
     build,
@@ -94,12 +95,12 @@ UUID_TEXT = "01890a5d-ac96-774b-bcce-b302099a8057"
 async def client(connect: Connect) -> Client:
     routes = Routes()
 
-    @routes.post("/orders", auth=Auth.PUBLIC)
+    @routes.post("/orders", auth=Auth.PUBLIC, body=Order)
     async def order(request: web.Request) -> web.Response:
         body = await read_body(request, Order)
         return respond({"key": idempotency_key(request, body), "amount": body.amount})
 
-    @routes.post("/options", auth=Auth.PUBLIC)
+    @routes.post("/options", auth=Auth.PUBLIC, body=Options)
     async def options(request: web.Request) -> web.Response:
         return respond(await read_body(request, Options))
 
@@ -107,7 +108,7 @@ async def client(connect: Connect) -> Client:
     async def raw(request: web.Request) -> web.Response:
         return respond({"size": len(await read_raw(request, 128 * 1024))})
 
-    @routes.get("/pages", auth=Auth.PUBLIC)
+    @routes.get("/pages", auth=Auth.PUBLIC, query=Page)
     async def pages(request: web.Request) -> web.Response:
         page = await _page(request)
         return respond(page, headers=next_link(request, before="c1"))
@@ -548,17 +549,49 @@ def test_answers_are_built_of_rows() -> None:
 
 
 def test_replays_are_marked() -> None:
-    answer = respond({"success": True}, replayed=True)
+    class Done(Replayable):
+        success: bool
+
+    class Told(Answer):
+        message: str | None
+
+    answer = respond(Done(success=True), replayed=True)
     assert answer.headers["Idempotent-Replayed"] == "true"
     assert isinstance(answer.body, bytes)
     assert json.loads(answer.body) == {
         "success": True,
         "message": "Transaction already processed",
     }
-    own = respond({"message": None}, replayed=True)
+    own = respond(Told(message=None), replayed=True)
     assert isinstance(own.body, bytes)
     assert json.loads(own.body) == {"message": None}
-    assert "Idempotent-Replayed" not in respond({}).headers
+    first = respond(Done(success=True))
+    assert "Idempotent-Replayed" not in first.headers
+    assert first.body == b'{"success":true}'
+
+
+async def test_what_is_not_declared_is_not_read(connect: Connect) -> None:
+    routes = Routes()
+
+    @routes.post("/body", auth=Auth.PUBLIC, body=Options)
+    async def body(request: web.Request) -> web.Response:
+        return respond(await read_body(request, Order))
+
+    @routes.get("/query", auth=Auth.PUBLIC)
+    async def query(request: web.Request) -> web.Response:
+        return respond(read_query(request, Page))
+
+    @routes.post("/key", auth=Auth.PUBLIC, body=Options)
+    async def key(request: web.Request) -> web.Response:
+        return respond(idempotency_key(request))
+
+    app = web.Application(middlewares=MIDDLEWARES)
+    app[SETTINGS] = Settings.from_env({"MANA_ENV": "development"})
+    add_routes(app, routes)
+    client = await connect(app)
+    for method, path in (("POST", "/body"), ("GET", "/query"), ("POST", "/key")):
+        async with client.request(method, path, json=GOOD) as answer:
+            assert answer.status == 500, path
 
 
 def test_numbers_beyond_64_bits_survive_in_metadata() -> None:

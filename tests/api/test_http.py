@@ -357,7 +357,7 @@ async def test_a_body_that_breaks_off_is_no_500(
     class Anything(Body):
         a: int = 1
 
-    @routes.post("/bodies", auth=Auth.PUBLIC)
+    @routes.post("/bodies", auth=Auth.PUBLIC, body=Anything)
     async def bodies(request: web.Request) -> web.Response:
         return respond(await read_body(request, Anything))
 

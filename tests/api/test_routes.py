@@ -57,6 +57,10 @@ CONTRACT = {
     ("POST", "/api/v1/internal/sync/charge-recurring"): Auth.SERVICE,
     ("POST", "/api/v1/webhooks/stripe"): Auth.SIGNED,
     ("GET", "/metrics"): Auth.SERVICE,
+    ("GET", "/openapi.json"): Auth.PUBLIC,
+    ("GET", "/docs"): Auth.PUBLIC,
+    ("GET", "/docs/docs.css"): Auth.PUBLIC,
+    ("GET", "/docs/docs.js"): Auth.PUBLIC,
 }
 
 
