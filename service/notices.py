@@ -109,7 +109,7 @@ class Sender:
                 self._db, notice, "undeliverable", error="no address is known"
             )
             return
-        problem = await self._send(self._url, notice, notice.recipient)
+        problem, asked_for = await self._send(self._url, notice, notice.recipient)
         if problem is None:
             _log.info("notice delivered", **about)
             await notices.settle_notice(self._db, notice, "delivered")
@@ -123,16 +123,16 @@ class Sender:
                 notice,
                 "pending",
                 error=problem,
-                retry_in_seconds=retry_seconds(notice.attempts),
+                retry_in_seconds=max(retry_seconds(notice.attempts), asked_for),
             )
 
-    async def _send(self, url: str, notice: Notice, recipient: str) -> str | None:
-        """One attempt: None when it was taken, else what went wrong."""
+    async def _send(self, url: str, notice: Notice, recipient: str) -> tuple[str | None, float]:
+        """One attempt: None when it was taken, else what went wrong, and the pause asked for."""
         try:
             mail = compose(notice.kind, notice.data, self._base_url)
         except (LookupError, ValueError) as error:
             # Of a newer release, or written by hand: it must not stop the others.
-            return f"no words for it: {error!r}"
+            return f"no words for it: {error!r}", 0.0
         payload = {
             "channel": "email",
             "appId": "sync",
@@ -152,15 +152,24 @@ class Sender:
                 # A redirect would carry the key to wherever it points.
                 allow_redirects=False,
             ) as answer:
-                return None if 200 <= answer.status < 300 else f"HTTP {answer.status}"
+                if 200 <= answer.status < 300:
+                    return None, 0.0
+                return f"HTTP {answer.status}", _retry_after(answer.headers)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            return type(error).__name__
+            return type(error).__name__, 0.0
 
 
 def retry_seconds(attempts: int) -> float:
     """How long to wait after the given number of attempts: doubling up to a day, with jitter."""
     ceiling = min(RETRY_FIRST_SECONDS * 2.0 ** (attempts - 1), RETRY_MAX_SECONDS)
     return random.uniform(ceiling / 2, ceiling)  # noqa: S311 - spreads load, hides nothing
+
+
+def _retry_after(headers: Mapping[str, str]) -> float:
+    """The seconds that the receiver asks for (RFC 9110, 10.2.3), at most a day; 0 without."""
+    said = headers.get("Retry-After", "").strip()
+    # A date is as rare as it is hard to tell from a wrong clock: it is passed over.
+    return min(float(said), RETRY_MAX_SECONDS) if said.isascii() and said.isdigit() else 0.0
 
 
 def compose(kind: str, data: Mapping[str, Any], base_url: str) -> Mail:

@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 import structlog
 from aiohttp import web
@@ -59,10 +59,14 @@ class _Protocol(web.RequestHandler):
     """Tells what is no HTTP, and so never reaches the application, in the envelope too.
 
     A client that asks for nothing, or takes its time over the head of a request, is cut off after
-    the keep-alive time, and one that takes no answer after UNREAD_SECONDS.
+    the keep-alive time, and one that takes no answer after the unread time.
     """
 
-    __slots__ = ()
+    __slots__ = ("_unread_seconds",)
+
+    def __init__(self, manager: web.Server, *, unread_seconds: float, **options: Any) -> None:
+        super().__init__(manager, **options)
+        self._unread_seconds = unread_seconds
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin with the time for the first request running."""
@@ -72,7 +76,7 @@ class _Protocol(web.RequestHandler):
         connection = transport.get_extra_info("socket")
         if connection is not None and hasattr(socket, "TCP_USER_TIMEOUT"):
             connection.setsockopt(
-                socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(UNREAD_SECONDS * 1000)
+                socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(self._unread_seconds * 1000)
             )
 
     def handle_error(
@@ -101,15 +105,26 @@ class _Protocol(web.RequestHandler):
 
 
 class _Server(web.Server):
+    def __init__(self, *args: Any, unread_seconds: float, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._unread_seconds = unread_seconds
+
     def __call__(self) -> web.RequestHandler:
-        return _Protocol(self, loop=self._loop, **self._kwargs)
+        return _Protocol(self, loop=self._loop, unread_seconds=self._unread_seconds, **self._kwargs)
 
 
 class _Runner(web.AppRunner):
+    def __init__(
+        self, app: web.Application, *, unread_seconds: float = UNREAD_SECONDS, **options: Any
+    ) -> None:
+        super().__init__(app, **options)
+        self._unread_seconds = unread_seconds
+
     async def _make_server(self) -> web.Server:
         made = await super()._make_server()
         return _Server(
             made.request_handler,
+            unread_seconds=self._unread_seconds,
             request_factory=made.request_factory,
             handler_cancellation=made.handler_cancellation,
             **made._kwargs,

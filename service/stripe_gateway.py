@@ -78,7 +78,11 @@ class PaymentProviderError(ApiError):
         self.provider_code = provider_code
 
 
-class UnknownCustomerError(PaymentProviderError):
+class PaymentRefusedError(PaymentProviderError):
+    """Stripe is there, but does not answer this call: what another is about may fare better."""
+
+
+class UnknownCustomerError(PaymentRefusedError):
     """Stripe no longer knows the customer: the caller makes a new one, and uses another key."""
 
 
@@ -329,6 +333,9 @@ async def _told(call: str, *, customer: bool = False) -> AsyncIterator[None]:
         )
         if customer and missing:
             raise UnknownCustomerError(code) from error
+        # A wrong key (401, 403), too many calls (429) and Stripe's own failures meet every call.
+        if error.http_status in (400, 402, 404, 409):
+            raise PaymentRefusedError(code) from error
         raise PaymentProviderError(code) from error
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
         # The library lets these through where a body breaks off after its headers.
@@ -337,7 +344,7 @@ async def _told(call: str, *, customer: bool = False) -> AsyncIterator[None]:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         # An answer that is not what Stripe documents.
         _log.warning("Stripe answered something unexpected", call=call, kind=type(error).__name__)
-        raise PaymentProviderError from error
+        raise PaymentRefusedError from error
 
 
 def _metadata(order: Order) -> dict[str, str]:

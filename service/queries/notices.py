@@ -48,10 +48,12 @@ async def settle_notice(
     """Write down how an attempt ended; `pending` is tried again after `retry_in_seconds`."""
     await db.move(
         "SELECT credits.settle_notice("
-        "p_user_id => $1, p_id => $2, p_state => $3, p_error => $4, p_retry_in_seconds => $5)",
+        "p_user_id => $1, p_id => $2, p_state => $3, p_error => $4, p_retry_in_seconds => $5,"
+        " p_attempt => $6)",
         notice.user_id,
         notice.id,
         state,
         error,
         retry_in_seconds,
+        notice.attempts,
     )

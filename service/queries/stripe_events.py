@@ -39,8 +39,13 @@ async def apply_stripe_event(
 
 
 async def replay_stripe_event(db: Database, event_id: str) -> EventResult:
-    """Apply a stored event once more, which moves nothing twice. ApiError 400, 404."""
-    row = await db.move("SELECT * FROM credits.replay_stripe_event($1)", event_id)
+    """Apply a stored event once more, which moves nothing twice. ApiError 400, 404.
+
+    Where it needs an answer of Stripe, the caller asks.
+    """
+    row = await db.move(
+        "SELECT * FROM credits.replay_stripe_event(p_id => $1, p_asking => true)", event_id
+    )
     return EventResult(**row)
 
 

@@ -73,6 +73,7 @@ TO mana_credits_service;
 GRANT EXECUTE ON FUNCTION
 credits.claim_notices,
 credits.settle_notice,
+credits.retry_notices,
 credits.take_turn,
 credits.read_metrics,
 credits.begin_job_run,

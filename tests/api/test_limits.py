@@ -3,7 +3,8 @@
 import asyncio
 import contextlib
 import ipaddress
-from collections.abc import AsyncIterator
+import socket
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ from tests.support.answers import require_error
 from tests.support.clones import away
 from tests.support.databases import Clone, Connection, as_settings
 from tests.support.running import Running, running_service
-from tests.support.waiting import PATIENCE_SECONDS
+from tests.support.waiting import PATIENCE_SECONDS, until
 
 HERE = {"X-Forwarded-For": "198.51.100.7"}
 THERE = {"X-Forwarded-For": "198.51.100.8"}
@@ -97,6 +98,31 @@ async def test_without_the_database_nothing_is_let_through(
     require_error(answer, 503, "unavailable")
 
 
+async def test_a_call_that_could_not_be_counted_may_be_made_again(
+    service: Running, admin: Connection
+) -> None:
+    """Nothing has moved, so this is no outcome that nobody knows."""
+    assert (await service.call("GET", "/gifts/XXXXXXXXXXXX", headers=HERE)).status == 404
+    async with admin.transaction():
+        await admin.execute("SELECT FROM credits.rate_limits FOR UPDATE")
+        calling = asyncio.create_task(service.call("GET", "/gifts/XXXXXXXXXXXX", headers=HERE))
+
+        async def is_over() -> bool:
+            # Whatever waits for the row loses its connection, as often as it is tried.
+            await admin.fetch(
+                "SELECT pg_terminate_backend(pid) FROM pg_locks"
+                " WHERE NOT granted AND pg_backend_pid() = ANY (pg_blocking_pids(pid))"
+            )
+            return calling.done()
+
+        try:
+            await until(is_over)
+        finally:
+            calling.cancel()
+    require_error(await calling, 503, "unavailable")
+    assert (await service.call("GET", "/gifts/XXXXXXXXXXXX", headers=HERE)).status == 404
+
+
 def test_a_route_without_users_cannot_count_them() -> None:
     with pytest.raises(ValueError, match="no user"):
         Routes().get("/x", auth=Auth.PUBLIC, limits=(Limit("x", "user", 1),))
@@ -153,18 +179,30 @@ def test_a_site_of_ipv6_is_one_caller() -> None:
 @contextlib.asynccontextmanager
 async def serving(**options: Any) -> AsyncIterator[int]:
     """A server of ours that has little patience; its port."""
+    async with running(**options) as runner:
+        yield runner.addresses[0][1]
+
+
+@contextlib.asynccontextmanager
+async def running(**options: Any) -> AsyncIterator[_Runner]:
+    """The same, to look into."""
 
     async def take(request: web.Request) -> web.Response:
         return web.Response(body=await read_raw(request, seconds=0.3))
 
     app = web.Application(middlewares=[_told])
+
+    async def give(request: web.Request) -> web.Response:
+        return web.Response(body=bytes(LARGE_BYTES))
+
     app.router.add_route("*", "/", take)
+    app.router.add_get("/large", give)
     runner = _Runner(app, access_log=None, **options)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
     try:
-        yield runner.addresses[0][1]
+        yield runner
     finally:
         await runner.cleanup()
 
@@ -219,12 +257,51 @@ async def test_who_writes_the_head_byte_by_byte_is_cut_off() -> None:
 
 
 async def test_who_brings_the_body_too_slowly_is_told_and_cut_off() -> None:
-    async with serving() as port, connected(port) as (reader, writer):
+    async with serving(lingering_time=0.3) as port, connected(port) as (reader, writer):
         writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nabc")
         async with asyncio.timeout(PATIENCE_SECONDS):
             answer = await reader.read()
     assert answer.startswith(b"HTTP/1.1 400 ")
     assert b"did not arrive in time" in answer
+
+
+LARGE_BYTES = 16 * 1024 * 1024
+"""More than the sockets of both sides hold."""
+
+
+@contextlib.contextmanager
+def asking_for_much(port: int) -> Iterator[socket.socket]:
+    """A connection that has asked for LARGE_BYTES and holds little of the answer itself."""
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect(("127.0.0.1", port))
+        connection.setblocking(False)
+        connection.sendall(b"GET /large HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        yield connection
+
+
+async def test_who_never_reads_the_answer_is_cut_off() -> None:
+    async with running(unread_seconds=0.3) as runner:
+        server = runner.server
+        assert server is not None
+        with asking_for_much(runner.addresses[0][1]):
+            # Linux tells the client nothing, so it is the server that is looked at.
+            await until(lambda: server.requests_count == 1)
+            await until(lambda: server.connections == [])
+
+
+async def test_who_reads_the_answer_bit_by_bit_is_given_all_of_it() -> None:
+    # All of it takes longer than the server would wait without any progress.
+    async with serving(unread_seconds=5.0) as port:
+        with asking_for_much(port) as connection:
+            loop = asyncio.get_running_loop()
+            started, taken = loop.time(), 0
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                while bit := await loop.sock_recv(connection, 1024 * 1024):
+                    taken += len(bit)
+                    if loop.time() - started < 6.0:
+                        await asyncio.sleep(0.2)
+    assert taken > LARGE_BYTES
 
 
 async def test_who_is_quick_enough_keeps_the_connection() -> None:

@@ -465,3 +465,47 @@ async def test_a_sending_under_way_ends_before_the_service_does(
     await settled(admin, "delivered")
 
     assert len(notify.ids) == 1
+
+
+@pytest.mark.parametrize(
+    ("said", "at_least", "at_most"),
+    [
+        ("600", 600, 600),
+        # No shorter than it would be anyway, and no longer than a day.
+        ("1", 7, 15),
+        ("99999999", 86_400, 86_400),
+        ("Wed, 21 Oct 2026 07:28:00 GMT", 7, 15),
+        ("-5", 7, 15),
+    ],
+)
+async def test_a_pause_that_is_asked_for_is_kept(
+    serve: Serve, notify: Notify, admin: Connection, said: str, at_least: int, at_most: int
+) -> None:
+    notify.statuses, notify.retry_after = [429], said
+    async with serve():
+        before = datetime.now(UTC)
+        await plant(admin)
+        notice = await tried(admin, 1)
+        after = datetime.now(UTC)
+        assert before + timedelta(seconds=at_least) <= notice["next_attempt_at"]
+        assert notice["next_attempt_at"] <= after + timedelta(seconds=at_most)
+        assert notice["last_error"] == "HTTP 429"
+        await make_due(admin)
+        await settled(admin, "delivered")
+    assert len(set(notify.ids)) == 1
+
+
+async def test_polling_finds_what_no_notify_told_of(
+    serve: Serve,
+    notify: Notify,
+    admin: Connection,
+    cluster: Cluster,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(service.notices, "POLL_SECONDS", 0.1)
+    # It listens on another database of the server, where nothing is told.
+    async with serve(LISTEN_DATABASE_URL=cluster.admin_url()):
+        for user in ("ann", "bob"):
+            await plant(admin, user=user)
+        await settled(admin, "delivered", "delivered")
+    assert len(notify.ids) == 2

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import shutil
 import tempfile
 import time
@@ -16,7 +17,7 @@ from service.migrate import migrate
 from tests.support.databases import Connection, as_settings, connect
 from tests.support.load import Load, require_exactly_once, require_told_well
 from tests.support.races import at_once, blocked_by, outcomes, require_sound, until
-from tests.support.running import Running, running_service
+from tests.support.running import Answer, Running, running_service
 
 CALLERS = 20
 POOL = 10
@@ -64,29 +65,49 @@ async def rich(service: Running, prefix: str) -> list[str]:
     return users
 
 
+async def are_stuck(admin: Connection, number: int) -> bool:
+    """Whether so many commits of the service, or of a probe alone, wait for a standby."""
+    stuck: int = await admin.fetchval(
+        "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
+        " AND (application_name = 'mana-credits' OR $1 = 1)",
+        number,
+    )
+    return stuck >= number
+
+
 @contextlib.asynccontextmanager
-async def stuck_commits(admin: Connection, number: int) -> AsyncIterator[None]:
+async def stuck_commits(
+    admin: Connection, number: int, probe: Connection | None = None
+) -> AsyncIterator[None]:
     """Let commits be written and not be told, and wait for that many of them.
+
+    Of a probe, one of its own is made for this, again and again until it is stuck.
 
     Afterwards they are told again from the next start or reload on.
     """
 
-    async def are_stuck() -> bool:
-        stuck: int = await admin.fetchval(
-            "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
-        )
-        return stuck >= number
+    async def commit() -> None:
+        assert probe is not None
+        while True:
+            await probe.execute("SELECT FROM credits.init_balance(gen_random_uuid()::text)")
 
+    probing = None
     # A standby that does not exist: every commit waits for it, with all its locks.
     await admin.execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
     try:
         await admin.execute("SELECT pg_reload_conf()")
-        await until(are_stuck, "commits that wait for a standby")
+        if probe is not None:
+            probing = asyncio.create_task(commit())
+        await until(functools.partial(are_stuck, admin, number), "commits that wait for a standby")
         yield
     except BaseException:
         await admin.execute("ALTER SYSTEM RESET synchronous_standby_names")
         await admin.execute("SELECT pg_reload_conf()")
         raise
+    finally:
+        if probing is not None:
+            probing.cancel()
+            await asyncio.gather(probing, return_exceptions=True)
     await admin.execute("ALTER SYSTEM RESET synchronous_standby_names")
 
 
@@ -248,18 +269,28 @@ async def test_a_move_whose_connection_breaks_around_its_commit_is_done_once(
                     "SELECT FROM credits.sync_subscriptions WHERE user_id = ANY ($1) FOR UPDATE",
                     list(users.values()),
                 )
-            answering = asyncio.create_task(
-                at_once(
-                    service.call(method, path, user=user, internal=user is None, json=body)
-                    for method, path, user, body in calls
+
+            def call() -> asyncio.Task[list[Answer]]:
+                return asyncio.create_task(
+                    at_once(
+                        service.call(method, path, user=user, internal=user is None, json=body)
+                        for method, path, user, body in calls
+                    )
                 )
-            )
+
             if when == "before":
+                answering = call()
                 await blocked_by(admin, holder, len(calls))
                 await admin.execute(CUT)
                 await holder.execute("COMMIT")
             else:
-                async with stuck_commits(admin, len(calls)):
+                # Only once a commit is stuck: one that is quicker than the reload would be told.
+                async with stuck_commits(admin, 1, probe=holder):
+                    answering = call()
+                    await until(
+                        functools.partial(are_stuck, admin, len(calls)),
+                        "commits that wait for a standby",
+                    )
                     await admin.execute(CUT)
                 await admin.execute("SELECT pg_reload_conf()")
             answers = await answering

@@ -306,6 +306,7 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
     ("credits.expire_reservations", {"batch_size": 10}, "reservations_open_expiry"),
     ("gifts.expire_gifts", {"batch_size": 10}, "gift_codes_active_expiry gift_codes_pkey"),
     ("credits.claim_notices", {"limit": 10}, "notices_pending"),
+    ("credits.retry_notices", {}, "notices_stuck"),
     (
         "credits.settle_notice",
         {"user_id": "user0", "id": number(400), "state": "delivered"},
@@ -338,7 +339,7 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
     ),
     (
         "credits._prune_rate_limits",
-        {"now": datetime(2026, 1, 1, tzinfo=UTC)},
+        {"now": datetime(2026, 1, 1, tzinfo=UTC), "batch_size": 10},
         "rate_limits_kept_until",
     ),
     (

@@ -46,7 +46,7 @@ async def test_the_owner_runs_every_job_and_each_run_is_recorded(
         ("charge-notices", {"announced": 0}, None),
         ("gift-expiry", {"expired": 0, "errors": 0}, None),
         ("ledger-check", {"violations": 0, "first": []}, None),
-        ("pruning", {"payloads": 0, "jobRuns": 0}, None),
+        ("pruning", {"payloads": 0, "rateLimits": 0, "jobRuns": 0}, None),
         ("recurring-charge", {"charged": 0, "paused": 0, "errors": 0}, None),
         ("reservation-expiry", {"expired": 0, "errors": 0}, None),
     ]
@@ -224,7 +224,11 @@ async def test_old_runs_are_pruned_but_never_the_last_run_and_the_last_success(
     await admin.execute("CALL credits.run_pruning()")
     left = await admin.fetch("SELECT id FROM credits.job_runs WHERE id = ANY ($1)", pruned)
     assert left == []
-    assert (await last_run(admin, "pruning"))["did"] == {"payloads": 0, "jobRuns": 1}
+    assert (await last_run(admin, "pruning"))["did"] == {
+        "payloads": 0,
+        "rateLimits": 0,
+        "jobRuns": 1,
+    }
 
 
 async def test_payloads_of_old_events_are_cleared_and_their_ids_stay(
@@ -253,7 +257,11 @@ async def test_payloads_of_old_events_are_cleared_and_their_ids_stay(
             age,
         )
     await admin.execute("CALL credits.run_pruning(2)")
-    assert (await last_run(admin, "pruning"))["did"] == {"payloads": 3, "jobRuns": 0}
+    assert (await last_run(admin, "pruning"))["did"] == {
+        "payloads": 3,
+        "rateLimits": 0,
+        "jobRuns": 0,
+    }
     found = await admin.fetch(
         "SELECT id FROM credits.stripe_events WHERE payload IS NOT NULL ORDER BY id"
     )

@@ -262,3 +262,69 @@ async def test_announcing_goes_on_behind_each_batch(admin: Connection) -> None:
         await coming(admin, f"user{place}", 1 + place / 100, 0 if place % 3 == 0 else 30)
     await admin.execute("CALL credits.run_charge_notices(2)")
     assert await announced(admin) == ["user0", "user3", "user6"]
+
+
+async def test_who_was_frozen_beyond_his_lease_settles_nothing(
+    admin: Connection, service_login: Connection
+) -> None:
+    await write(admin, "ann")
+    frozen = await call(service_login, CLAIM)
+    await admin.execute("UPDATE credits.notices SET next_attempt_at = clock_timestamp()")
+    current = await call(service_login, CLAIM)
+    assert (frozen["attempts"], current["attempts"]) == (1, 2)
+
+    async def settled(attempt: int) -> bool:
+        row = await call(
+            service_login,
+            SETTLE,
+            user_id="ann",
+            id=frozen["id"],
+            state="failed",
+            error="x",
+            attempt=attempt,
+        )
+        done: bool = row["settle_notice"]
+        return done
+
+    assert await settled(1) is False
+    assert (await notice(admin))["state"] == "pending"
+    assert await settled(2) is True
+    assert (await notice(admin))["state"] == "failed"
+
+
+async def test_what_was_given_up_is_sent_again_when_a_person_says_so(
+    admin: Connection, service_login: Connection
+) -> None:
+    await write(admin, "ann", "bob", "cat", "dan")
+    for given, state in zip(
+        await rows(service_login, CLAIM),
+        ("failed", "undeliverable", "failed", "delivered"),
+        strict=True,
+    ):
+        await call(
+            service_login,
+            SETTLE,
+            user_id=given["user_id"],
+            id=given["id"],
+            state=state,
+            error=None if state == "delivered" else "x",
+        )
+    problems = await admin.fetch("SELECT credits.list_problems() AS problem")
+    assert "2 notices failed and wait for a person (retry_notices)" in [
+        row["problem"] for row in problems
+    ]
+    assert await claimed(service_login) == []
+
+    async def retried(**more: Any) -> int:
+        row = await call(service_login, "credits.retry_notices", **more)
+        count: int = row["retry_notices"]
+        return count
+
+    first = await admin.fetchval("SELECT id FROM credits.notices WHERE state = 'failed' LIMIT 1")
+    assert await retried(ids=[first]) == 1
+    assert await retried(ids=[first]) == 0
+    again = await call(service_login, CLAIM)
+    assert (again["id"], again["attempts"]) == (first, 1)
+    assert await retried() == 2
+    assert len(await claimed(service_login)) == 2
+    assert await retried() == 0

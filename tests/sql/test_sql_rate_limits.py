@@ -5,6 +5,7 @@ from datetime import timedelta
 
 from tests.support.calls import call, refusal
 from tests.support.databases import Clone, Connection, connect
+from tests.support.races import blocked
 
 TURN = "credits.take_turn"
 
@@ -74,12 +75,38 @@ async def test_callers_at_once_get_no_turn_twice(
     assert await admin.fetchval("SELECT cardinality(taken) FROM credits.rate_limits LIMIT 1") == 10
 
 
-async def test_what_counts_no_more_is_deleted(admin: Connection, service_login: Connection) -> None:
-    for number in range(3):
-        assert await turn(service_login, **{f"user{number}": 1}) == 0
-    await passes(admin, 61)
+async def test_a_turn_is_counted_though_its_old_row_is_just_being_deleted(
+    database: Clone, admin: Connection, service_login: Connection
+) -> None:
     assert await turn(service_login, ann=1) == 0
-    await admin.execute("SELECT credits._prune_rate_limits(clock_timestamp())")
+    await passes(admin, 61)
+    pruner = await connect(database.admin_url)
+    try:
+        await pruner.execute("BEGIN")
+        await pruner.execute("SELECT FROM credits.rate_limits FOR UPDATE")
+        waiting = asyncio.ensure_future(turn(service_login, ann=1))
+        try:
+            await blocked(admin, service_login)
+            await pruner.execute("DELETE FROM credits.rate_limits; COMMIT")
+            assert await waiting == 0
+        finally:
+            waiting.cancel()
+    finally:
+        await pruner.close()
+    assert await turn(service_login, ann=1) > 0
+
+
+async def test_what_counts_no_more_is_deleted(admin: Connection, service_login: Connection) -> None:
+    for name in ("ann", "user0", "user1", "user2"):
+        assert await turn(service_login, **{name: 1}) == 0
+    # Only now, and no turn from here on: each may prune as well.
+    await admin.execute(
+        "UPDATE credits.rate_limits SET kept_until = clock_timestamp() WHERE subject <> 'ann'"
+    )
+    # More than a batch, and by the job, since after the last call nobody else does it.
+    await admin.execute("CALL credits.run_pruning(2)")
+    did = await admin.fetchval("SELECT did FROM credits.job_runs WHERE job = 'pruning'")
+    assert did["rateLimits"] == 3
     found = await admin.fetch("SELECT subject FROM credits.rate_limits")
     assert [row["subject"] for row in found] == ["ann"]
 

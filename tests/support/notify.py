@@ -19,6 +19,8 @@ class Notify:
     headers: list[dict[str, str]] = dataclasses.field(default_factory=list)
     statuses: list[int] = dataclasses.field(default_factory=list)
     """How the next calls are answered; then with 200."""
+    retry_after: str | None = None
+    """What is told beside a status that is no success."""
     hold: asyncio.Event | None = None
     """Calls wait for it."""
     under_way: int = 0
@@ -35,6 +37,8 @@ class Notify:
             self.under_way -= 1
         status = self.statuses.pop(0) if self.statuses else 200
         headers = {"Location": f"{self.url}/elsewhere"} if 300 <= status < 400 else {}
+        if status >= 400 and self.retry_after is not None:
+            headers["Retry-After"] = self.retry_after
         return web.json_response({"success": status == 200}, status=status, headers=headers)
 
     @property

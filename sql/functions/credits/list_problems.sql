@@ -55,6 +55,12 @@ BEGIN
     HAVING count(*) > 0;
 
     RETURN QUERY
+    SELECT format('%s notices failed and wait for a person (retry_notices)', count(*))
+    FROM credits.notices AS n
+    WHERE n.state = 'failed'
+    HAVING count(*) > 0;
+
+    RETURN QUERY
     SELECT format('the last ledger check found %s violations', l.did ->> 'violations')
     FROM (
         SELECT r.did FROM credits.job_runs AS r

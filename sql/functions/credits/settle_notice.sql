@@ -3,14 +3,19 @@
 -- delivered and undeliverable are final, and so is failed; with pending it is tried again after
 -- p_retry_in_seconds, and without an error nothing was tried, so that it does not count.
 --
+-- p_attempt is the attempt that the caller has claimed: one that was frozen beyond its lease must not
+-- settle what another has claimed since. null is for a person, who settles it whoever has it.
+--
 -- Locks:  the notice.
 -- Raises: MC001 invalid_request.
+-- Replaces: credits.settle_notice(text, uuid, credits.notice_state, text, double precision)
 CREATE OR REPLACE FUNCTION credits.settle_notice(
     p_user_id text,
     p_id uuid,
     p_state credits.notice_state,
     p_error text DEFAULT NULL,
-    p_retry_in_seconds double precision DEFAULT NULL
+    p_retry_in_seconds double precision DEFAULT NULL,
+    p_attempt integer DEFAULT NULL
 )
 RETURNS boolean
 LANGUAGE plpgsql SECURITY DEFINER
@@ -32,10 +37,13 @@ BEGIN
         attempts = attempts - CASE WHEN p_state = 'pending' AND p_error IS NULL THEN 1 ELSE 0 END,
         next_attempt_at = v_next,
         delivered_at = CASE p_state WHEN 'delivered' THEN v_now END
-    WHERE user_id = p_user_id AND id = p_id AND state = 'pending';
+    WHERE user_id = p_user_id
+        AND id = p_id
+        AND state = 'pending'
+        AND attempts = coalesce(p_attempt, attempts);
     RETURN found;
 END
 $$;
 COMMENT ON FUNCTION credits.settle_notice(
-    text, uuid, credits.notice_state, text, double precision
-) IS 'Writes down how an attempt to send a notice ended; false when it was settled before. Raises MC001 invalid_request';
+    text, uuid, credits.notice_state, text, double precision, integer
+) IS 'Writes down how an attempt to send a notice ended; false when it was settled before, or was claimed by another since. Raises MC001 invalid_request';

@@ -27,10 +27,11 @@ BEGIN
         1 <= ALL(p_allowed) AND p_seconds BETWEEN 1 AND 86400, 'allowed', 'must be at least 1'
     );
     FOR v_limit IN SELECT l.subject FROM unnest(p_subjects) AS l (subject) ORDER BY l.subject LOOP
-        INSERT INTO credits.rate_limits (subject, taken, kept_until)
+        -- Makes the row, or locks the one there is without a change, in one statement: between two,
+        -- an old row could be pruned, and its caller would go on uncounted.
+        INSERT INTO credits.rate_limits AS r (subject, taken, kept_until)
         VALUES (v_limit.subject, '{}', '-infinity')
-        ON CONFLICT (subject) DO NOTHING;
-        PERFORM 1 FROM credits.rate_limits WHERE subject = v_limit.subject FOR UPDATE;
+        ON CONFLICT (subject) DO UPDATE SET taken = r.taken WHERE false;
     END LOOP;
     v_now := clock_timestamp();
     v_since := credits._utc_add(v_now, make_interval(secs => -p_seconds));
@@ -65,7 +66,7 @@ BEGIN
     END IF;
     -- Now and then, and more than was added since: whoever calls from many addresses fills no disk.
     IF random() < 0.02 THEN
-        PERFORM credits._prune_rate_limits(v_now);
+        PERFORM credits._prune_rate_limits(v_now, 200);
     END IF;
     RETURN v_wait;
 END
