@@ -629,22 +629,27 @@ async def test_a_sender_that_died_loses_nothing(
 async def test_who_was_frozen_beyond_his_lease_settles_nothing(
     serve: Serve, notify: Notify, admin: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # The first to be answered hears a refusal, which would be the end of the notice.
+    # What the frozen one hears would be the end of the notice.
     monkeypatch.setattr(service.notices, "REFUSED_ATTEMPTS_MAX", 1)
-    notify.hold = Event()
     notify.statuses = [400]
+    notify.hold = Event()
     with structlog.testing.capture_logs() as log:
-        async with serve(), serve():
+        async with notified() as other, serve():
+            other.hold = Event()
             notice = await plant(admin)
             await until(lambda: notify.under_way == 1)
-            await make_due(admin)
-            await until(lambda: notify.under_way == 2)
-            notify.hold.set()
-            (kept,) = await settled(admin, "delivered")
-            await until(lambda: any(line.get("not_written") == "failed" for line in log))
+            async with serve(other.url):
+                await make_due(admin)
+                await until(lambda: other.under_way == 1)
+                notify.hold.set()
+                await until(lambda: any(line.get("not_written") == "failed" for line in log))
+                (kept,) = await notices(admin)
+                assert (kept["state"], kept["attempts"]) == ("pending", 2)
+                other.hold.set()
+                (kept,) = await settled(admin, "delivered")
 
     assert (kept["attempts"], kept["last_error"]) == (2, None)
-    assert notify.accepted == [notice]
+    assert (notify.accepted, other.accepted) == ([], [notice])
 
 
 async def test_nothing_is_sent_once_the_lease_may_be_over(
