@@ -26,7 +26,6 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
 from service.db import Database
-from service.errors import ApiError
 from service.queries import metrics
 from service.queries.metrics import Figure
 from service.stripe_gateway import EVENT_TYPES
@@ -47,7 +46,7 @@ class Metrics:
         self._db = db
         self._registry = CollectorRegistry()
         self._figures: list[Figure] | None = None
-        self._read_at = 0.0
+        self._read_at: float | None = None
         self._reading = asyncio.Lock()
         self._requests = Histogram(
             "mana_credits_http_request_duration_seconds",
@@ -79,6 +78,9 @@ class Metrics:
     def request(self, method: str, route: str, status: int, seconds: float) -> None:
         """A request was answered."""
         self._requests.labels(method, route, str(status)).observe(seconds)
+        self._watch_pool()
+
+    def _watch_pool(self) -> None:
         open_, idle, most = self._db.pool_use()
         self._pool.labels("open").set(open_)
         self._pool.labels("idle").set(idle)
@@ -94,6 +96,7 @@ class Metrics:
 
     async def expose(self) -> bytes:
         """Everything, in Prometheus' text format."""
+        self._watch_pool()
         registry = CollectorRegistry()
         registry.register(_Figures(await self._read()))
         if MULTIPROCESS in os.environ:
@@ -104,11 +107,15 @@ class Metrics:
     async def _read(self) -> list[Figure] | None:
         """What the database says, at most FRESH_SECONDS old; None while it is away."""
         async with self._reading:
-            if time.monotonic() - self._read_at >= FRESH_SECONDS or self._figures is None:
+            # A failure is kept as long: scrapes must not queue up before a database that hangs.
+            if self._read_at is None or time.monotonic() - self._read_at >= FRESH_SECONDS:
                 try:
                     self._figures = await metrics.read_metrics(self._db)
-                except ApiError as error:
-                    _log.warning("the database's metrics cannot be read", code=error.code)
+                except Exception as error:
+                    # Away, hanging, or not migrated: what the process has counted is told anyway.
+                    _log.warning(
+                        "the database's metrics cannot be read", cause=type(error).__name__
+                    )
                     self._figures = None
                 self._read_at = time.monotonic()
             return self._figures

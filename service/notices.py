@@ -10,11 +10,9 @@ import contextlib
 import html
 import json
 import random
-import re
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
+from datetime import datetime
 from typing import Any, Final
 
 import aiohttp
@@ -42,7 +40,7 @@ REFUSED_ATTEMPTS_MAX: Final = 8
 REFUSED_STATUSES: Final = frozenset({400, 413, 422})
 """The notice is at fault. A wrong key (401), a wrong address (404) and the rest can be mended."""
 BUSY_STATUSES: Final = frozenset({429, 503})
-"""Their Retry-After is heeded, for the one notice and by the whole sender."""
+"""Their Retry-After is meant for the whole sender, and not for the one notice alone."""
 QUIET_MAX_SECONDS: Final = 3600.0
 """How long a Retry-After can keep the sender from trying any other notice."""
 KEPT_SECONDS: Final = 3600.0
@@ -64,8 +62,7 @@ class Problem:
     """Why an attempt failed."""
 
     what: str
-    refused: bool = False
-    """The notice itself was refused: it is not tried for as long."""
+    status: int | None = None
     retry_after_seconds: float = 0.0
     """How long the receiver wants to be left alone."""
 
@@ -155,10 +152,11 @@ class Sender:
             _log.info("notice delivered", **about)
             await self._settle(notice, "delivered")
             return
-        if problem.retry_after_seconds:
+        if problem.status in BUSY_STATUSES:
             quiet = min(problem.retry_after_seconds, QUIET_MAX_SECONDS)
             self._quiet_until = max(self._quiet_until, asyncio.get_running_loop().time() + quiet)
-        if notice.attempts >= (REFUSED_ATTEMPTS_MAX if problem.refused else ATTEMPTS_MAX):
+        refused = problem.status in REFUSED_STATUSES
+        if notice.attempts >= (REFUSED_ATTEMPTS_MAX if refused else ATTEMPTS_MAX):
             _log.error("notice failed for good", problem=problem.what, **about)
             await self._settle(notice, "failed", error=problem.what)
         else:
@@ -216,15 +214,7 @@ class Sender:
             ) as answer:
                 if 200 <= answer.status < 300:
                     return None
-                return Problem(
-                    f"HTTP {answer.status}",
-                    refused=answer.status in REFUSED_STATUSES,
-                    retry_after_seconds=(
-                        retry_after_seconds(answer.headers.get("Retry-After"))
-                        if answer.status in BUSY_STATUSES
-                        else 0.0
-                    ),
-                )
+                return Problem(f"HTTP {answer.status}", answer.status, _retry_after(answer.headers))
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             return Problem(type(error).__name__)
 
@@ -235,21 +225,11 @@ def retry_seconds(attempts: int) -> float:
     return random.uniform(ceiling / 2, ceiling)  # noqa: S311 - spreads load, hides nothing
 
 
-def retry_after_seconds(value: str | None) -> float:
-    """The seconds that a Retry-After asks for, up to a day; 0 where it is missing or nonsense."""
-    value = (value or "").strip()
-    if re.fullmatch(r"[0-9]+", value):
-        # Longer than any day, and than what a float can hold.
-        seconds = float(value) if len(value) < 10 else RETRY_MAX_SECONDS
-    else:
-        try:
-            at = parsedate_to_datetime(value)
-        except (ValueError, OverflowError):
-            return 0.0
-        if at.tzinfo is None:
-            at = at.replace(tzinfo=UTC)
-        seconds = (at - datetime.now(UTC)).total_seconds()
-    return min(max(seconds, 0.0), RETRY_MAX_SECONDS)
+def _retry_after(headers: Mapping[str, str]) -> float:
+    """The seconds that the receiver asks for (RFC 9110, 10.2.3), at most a day; 0 without."""
+    said = headers.get("Retry-After", "").strip()
+    # A date is as rare as it is hard to tell from a wrong clock: it is passed over.
+    return min(float(said), RETRY_MAX_SECONDS) if said.isascii() and said.isdigit() else 0.0
 
 
 def compose(kind: str, data: Mapping[str, Any], base_url: str) -> Mail:

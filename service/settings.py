@@ -115,9 +115,14 @@ class Settings:
                 raise SettingsError("MANA_AUTH_URL is required in production")
             auth_url = "http://localhost:3001"
 
+        port = read.number("PORT", 3061, 1, 65535)
+        metrics_port = read.number("METRICS_PORT", 0, 1, 65535) or None
+        if metrics_port == port:
+            raise SettingsError("METRICS_PORT must be another port than PORT")
+
         return cls(
             env="production" if production else "development",
-            port=read.number("PORT", 3061, 1, 65535),
+            port=port,
             database_url=database_url,
             admin_database_url=admin_database_url,
             listen_database_url=read.database("LISTEN_DATABASE_URL") or database_url,
@@ -135,7 +140,7 @@ class Settings:
             ),
             trusted_proxies=read.networks("TRUSTED_PROXIES"),
             log_level=read.log_level("LOG_LEVEL"),
-            metrics_port=read.number("METRICS_PORT", 0, 1, 65535) or None,
+            metrics_port=metrics_port,
             login_url=read.url("MANA_LOGIN_URL"),
         )
 

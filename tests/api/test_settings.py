@@ -226,3 +226,8 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         command_line.main(["--version"])
     assert raised.value.code == 0
     assert capsys.readouterr().out.startswith("mana-credits ")
+
+
+def test_metrics_have_a_port_of_their_own() -> None:
+    with pytest.raises(SettingsError, match="METRICS_PORT"):
+        Settings.from_env({"MANA_ENV": "development", "PORT": "4000", "METRICS_PORT": "4000"})

@@ -490,6 +490,238 @@ async def test_a_bad_session_is_refused(post: Post, change: dict[str, str], para
 # Webhooks
 
 
+# Refunds, disputes, and the list of events
+
+
+async def paid_intent(post: Post, **data: str) -> dict[str, Any]:
+    return await create_intent(post, confirm="true", payment_method="pm_card_visa", **data)
+
+
+async def config(api: ClientSession, path: str, expected: int = 200, **data: str) -> dict[str, Any]:
+    async with api.post(f"/_config/{path}", data=data) as answer:
+        assert answer.status == expected, await answer.text()
+        body = await answer.read()
+        said: dict[str, Any] = json.loads(body) if body else {}
+        return said
+
+
+async def test_refunds_are_told_of_and_listed(
+    api: ClientSession, post: Post, receiver: Receiver
+) -> None:
+    intent, other = await paid_intent(post), await paid_intent(post)
+    about = {"payment_intent": intent["id"]}
+    await post("refunds", {"payment_intent": other["id"]})
+    _, first = await post("refunds", {**about, "amount": "200"})
+    assert (first["object"], first["status"], first["amount"]) == ("refund", "succeeded", 200)
+    assert (first["payment_intent"], first["currency"]) == (intent["id"], "eur")
+    status, refused = await post("refunds", {**about, "amount": "301"})
+    assert (status, refused["error"]["param"]) == (400, "amount")
+    _, rest = await post("refunds", about | {"amount": "300", "metadata[status]": "pending"})
+    assert rest["status"] == "pending"
+    status, refused = await post("refunds", {**about, "amount": "1"})
+    assert (status, refused["error"]["code"]) == (400, "charge_already_refunded")
+
+    listed = await get(api, f"refunds?payment_intent={intent['id']}")
+    assert ([one["id"] for one in listed["data"]], listed["has_more"]) == (
+        [rest["id"], first["id"]],
+        False,
+    )
+    page = await get(api, f"refunds?payment_intent={intent['id']}&limit=1")
+    assert ([one["id"] for one in page["data"]], page["has_more"]) == ([rest["id"]], True)
+    await receiver.wait_for(lambda: receiver.types().count("charge.refunded") == 3)
+    charge = [event for event in receiver.events if event["type"] == "charge.refunded"][-1]
+    assert charge["data"]["object"]["payment_intent"] == intent["id"]
+    assert receiver.types().count("refund.created") == 3
+
+
+@pytest.mark.parametrize("end", ["succeeded", "failed", "canceled"])
+async def test_a_pending_refund_comes_to_an_end(
+    api: ClientSession, post: Post, receiver: Receiver, end: str
+) -> None:
+    intent = await paid_intent(post)
+    about = {"payment_intent": intent["id"]}
+    _, refund = await post("refunds", about | {"metadata[status]": "pending"})
+    assert (await config(api, f"refunds/{refund['id']}", status=end))["status"] == end
+    assert (await receiver.wait_for_type("refund.updated"))["status"] == end
+    # What failed or was canceled has ended, and its money can be refunded again.
+    await config(api, f"refunds/{refund['id']}", expected=400, status="succeeded")
+    if end == "failed":
+        assert (await receiver.wait_for_type("refund.failed"))["failure_reason"]
+    status, _ = await post("refunds", about)
+    assert status == (400 if end == "succeeded" else 200)
+
+
+async def test_what_was_not_paid_is_neither_refunded_nor_disputed(
+    api: ClientSession, post: Post
+) -> None:
+    intent = await create_intent(post)
+    status, _ = await post("refunds", {"payment_intent": intent["id"]})
+    assert status == 400
+    await config(api, "disputes", expected=400, payment_intent=intent["id"])
+    await config(api, "disputes", expected=404, payment_intent="pi_unknown")
+    await config(api, "disputes/dp_unknown", expected=404, step="won")
+
+
+@pytest.mark.parametrize(
+    ("opened", "steps", "types"),
+    [
+        (
+            {},
+            ["won", "reinstated"],
+            ["created", "funds_withdrawn", "closed", "funds_reinstated"],
+        ),
+        (
+            {"amount": "200"},
+            ["updated", "lost"],
+            ["created", "funds_withdrawn", "updated", "closed"],
+        ),
+        (
+            {"status": "warning_needs_response"},
+            ["warning_closed"],
+            ["created", "closed"],
+        ),
+        (
+            {"status": "warning_needs_response"},
+            ["withdrawn", "lost"],
+            ["created", "funds_withdrawn", "closed"],
+        ),
+    ],
+)
+async def test_a_dispute_takes_its_course(
+    api: ClientSession,
+    post: Post,
+    receiver: Receiver,
+    opened: dict[str, str],
+    steps: list[str],
+    types: list[str],
+) -> None:
+    intent = await paid_intent(post)
+    dispute = await config(api, "disputes", 200, payment_intent=intent["id"], **opened)
+    assert dispute["amount"] == int(opened.get("amount", 500))
+    assert dispute["status"] == opened.get("status", "needs_response")
+    assert dispute["charge"].startswith("ch_")
+    for step in steps:
+        await config(api, f"disputes/{dispute['id']}", step=step)
+    await config(api, f"disputes/{dispute['id']}", expected=400, step="elsewhere")
+
+    def told() -> list[str]:
+        return [one for one in receiver.types() if one.startswith("charge.dispute.")]
+
+    await receiver.wait_for(lambda: len(told()) == len(types))
+    assert told() == [f"charge.dispute.{one}" for one in types]
+
+
+async def test_events_are_listed_newest_first_by_pages(api: ClientSession, post: Post) -> None:
+    async with api.delete("/_config/data") as answer:
+        assert answer.status == 200
+    began = int(time.time())
+    intents = [await paid_intent(post) for _ in range(5)]
+    wanted = "&types[0]=payment_intent.succeeded&types[1]=charge.refunded"
+    all_at_once = await get(api, f"events?limit=100&created[gte]={began}{wanted}")
+    assert [event["data"]["object"]["id"] for event in all_at_once["data"]] == [
+        intent["id"] for intent in reversed(intents)
+    ]
+    for event in all_at_once["data"]:
+        assert event["object"] == "event"
+        assert event["id"].startswith("evt_")
+        assert event["type"] == "payment_intent.succeeded"
+        assert event["api_version"]
+
+    ids, after = [], ""
+    for more in (True, True, False):
+        page = await get(api, f"events?limit=2&created[gte]={began}{wanted}{after}")
+        assert page["has_more"] is more
+        ids += [event["id"] for event in page["data"]]
+        after = f"&starting_after={ids[-1]}"
+    assert ids == [event["id"] for event in all_at_once["data"]]
+    later = await get(api, f"events?created[gte]={int(time.time()) + 60}")
+    assert (later["data"], later["has_more"]) == ([], False)
+    assert len((await get(api, "events"))["data"]) == 10
+
+
+async def test_events_can_be_lost_on_their_way(
+    api: ClientSession, post: Post, receiver: Receiver
+) -> None:
+    await config(api, "deliveries", expected=400)
+    await config(api, "deliveries", on="false")
+    lost = await paid_intent(post)
+    await config(api, "deliveries", on="true")
+    arrives = await paid_intent(post)
+    assert (await receiver.wait_for_type("payment_intent.succeeded"))["id"] == arrives["id"]
+    about = [event["data"]["object"]["id"] for event in (await get(api, "events"))["data"]]
+    assert lost["id"] in about
+    assert lost["id"] not in [event["data"]["object"]["id"] for event in receiver.events]
+
+
+# The first page
+
+
+async def press(api: ClientSession, **data: str) -> tuple[int, str]:
+    async with api.post("/", data=data) as answer:
+        return answer.status, await answer.text()
+
+
+async def test_people_refund_and_dispute_on_the_first_page(
+    api: ClientSession, post: Post, receiver: Receiver
+) -> None:
+    intent = await paid_intent(post, description="500 <credits>")
+    status, text = await press(api, action="refund", id=intent["id"], amount="1,50")
+    assert status == 200
+    assert "500 &lt;credits&gt;: 5.00 EUR" in text
+    assert "Refund of 1.50 EUR: succeeded" in text
+    status, text = await press(api, action="refund_pending", id=intent["id"], amount="1")
+    assert "Refund of 1.00 EUR: pending" in text
+    refund = (await get(api, f"refunds?payment_intent={intent['id']}"))["data"][0]
+    status, text = await press(api, action="end_refund", id=refund["id"], step="failed")
+    assert "Refund of 1.00 EUR: failed" in text
+    status, text = await press(api, action="inquiry", id=intent["id"])
+    assert "Dispute of 5.00 EUR: warning_needs_response" in text
+    status, text = await press(api, action="dispute", id=intent["id"], amount="2.00")
+    assert "Dispute of 2.00 EUR: needs_response" in text
+    await receiver.wait_for(lambda: receiver.types().count("charge.dispute.created") == 2)
+    disputes = [event["data"]["object"] for event in receiver.events]
+    dispute = next(one for one in disputes if one["object"] == "dispute" and one["amount"] == 200)
+    status, text = await press(api, action="move_dispute", id=dispute["id"], step="lost")
+    assert "Dispute of 2.00 EUR: lost" in text
+    assert (await receiver.wait_for_type("charge.dispute.closed"))["status"] == "lost"
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        ({"action": "refund", "amount": "9"}, 400),
+        ({"action": "refund", "amount": "0.001"}, 400),
+        ({"action": "refund", "amount": "<b>"}, 400),
+        ({"action": "dispute", "amount": "nan"}, 400),
+        ({"action": "refund", "id": "pi_unknown"}, 404),
+        ({"action": "end_refund", "id": "re_unknown"}, 404),
+        ({"action": "elsewhere"}, 400),
+        ({}, 400),
+    ],
+)
+async def test_the_first_page_says_what_is_not_possible(
+    api: ClientSession, post: Post, data: dict[str, str], expected: int
+) -> None:
+    intent = await paid_intent(post)
+    status, text = await press(api, **{"id": intent["id"], **data})
+    assert status == expected
+    assert '<p role="alert">' in text
+    assert "<b>" not in text
+    assert (await get(api, f"refunds?payment_intent={intent['id']}"))["data"] == []
+
+
+async def test_the_first_page_loses_events_and_sends_them_again(
+    api: ClientSession, post: Post, receiver: Receiver
+) -> None:
+    _, text = await press(api, action="deliver", id="off")
+    assert "Webhooks are lost" in text
+    await paid_intent(post)
+    _, text = await press(api, action="deliver", id="on")
+    assert "Webhooks are sent" in text
+    arrives = await paid_intent(post)
+    assert (await receiver.wait_for_type("payment_intent.succeeded"))["id"] == arrives["id"]
+
+
 async def test_events_are_signed_and_in_order(post: Post, receiver: Receiver) -> None:
     for number in range(10):
         await create_intent(post, **{"metadata[number]": str(number)})

@@ -31,14 +31,6 @@ from tests.support.waiting import until
 URLS = {"successUrl": "http://localhost:5173/ok", "cancelUrl": "http://localhost:5173/no"}
 
 
-async def paid(shop: Shop, user: str = "ann", number: str | None = None) -> dict[str, Any]:
-    """A purchase of 500 credits whose buyer has paid, unheard of by the service."""
-    answer = await shop.buy(user)
-    assert answer.status == 200, answer.body
-    await shop.pay(answer.body["clientSecret"], *([number] if number else []))
-    return await shop.row(answer.body["purchaseId"])
-
-
 def reconciler(shop: Shop, db: Database, stripe: StripeGateway) -> Reconciler:
     return Reconciler(db, stripe, shop.service.settings, Metrics(db))
 
@@ -73,33 +65,8 @@ async def time_has_come(shop: Shop) -> None:
     await shop.admin.execute("UPDATE credits.stripe_listing SET next_at = clock_timestamp()")
 
 
-async def all_is_applied(shop: Shop) -> None:
-    """Wait until no event is left for the service's own reconciliation, which NOTIFY wakes."""
-
-    async def is_so() -> bool:
-        return not await shop.admin.fetchval(
-            "SELECT count(*) FROM credits.stripe_events WHERE state IN ('received', 'failed')"
-        )
-
-    await until(is_so)
-
-
-async def refund(shop: Shop, purchase: dict[str, Any], **more: Any) -> str:
-    asked: Any = {"payment_intent": purchase["stripe_payment_intent_id"], **more}
-    made = await shop.stripe.v1.refunds.create_async(asked)
-    return made.id
-
-
-async def config(shop: Shop, path: str, **data: Any) -> dict[str, Any]:
-    """A bank moves something on at Stripe."""
-    async with shop.api.post(f"/_config/{path}", data=data) as answer:
-        body: dict[str, Any] = await answer.json()
-        assert answer.status == 200, body
-        return body
-
-
 async def test_purchases_that_stay_open_are_asked_about(shop: Shop, asking: Reconciler) -> None:
-    ann, bob = await paid(shop), await paid(shop, "bob")
+    ann, bob = await shop.paid(), await shop.paid("bob")
     unpaid = await shop.buy("cat")
     assert await asking.check_purchases() == 0  # it is too early
     await time_has_come(shop)
@@ -112,15 +79,15 @@ async def test_purchases_that_stay_open_are_asked_about(shop: Shop, asking: Reco
 
 
 async def test_events_that_no_webhook_brought_are_fetched(shop: Shop, asking: Reconciler) -> None:
-    completed = await paid(shop)
-    refunded = await paid(shop, "bob")
-    disputed = await paid(shop, "cat")
+    completed = await shop.paid()
+    refunded = await shop.paid("bob")
+    disputed = await shop.paid("cat")
     declined = await shop.buy("dan")
     with pytest.raises(Exception, match="declined"):
         await shop.pay(declined.body["clientSecret"], DECLINED_AT_CHARGING)
-    await refund(shop, refunded, amount=200)
-    dispute = await config(
-        shop, "disputes", payment_intent=disputed["stripe_payment_intent_id"], amount=300
+    await shop.refund(refunded, amount=200)
+    dispute = await shop.config(
+        "disputes", payment_intent=disputed["stripe_payment_intent_id"], amount=300
     )
     assert await shop.admin.fetchval("SELECT count(*) FROM credits.stripe_events") == 0
 
@@ -140,13 +107,13 @@ async def test_events_that_no_webhook_brought_are_fetched(shop: Shop, asking: Re
     ):
         status = (await shop.row(purchase))["status"]
         assert (status, await shop.service.balance(user)) == states[user]
-    await all_is_applied(shop)
+    await shop.all_is_applied()
 
     # The hour that is read again brings nothing new, and what comes later is found.
     await time_has_come(shop)
     assert await asking.fetch_events() == 0
     assert await asking.fetch_events() == 0
-    await config(shop, f"disputes/{dispute['id']}", step="won")
+    await shop.config(f"disputes/{dispute['id']}", step="won")
     await time_has_come(shop)
     assert await asking.fetch_events() == 1
     assert (await shop.row(disputed["id"]))["status"] == "completed"
@@ -154,10 +121,9 @@ async def test_events_that_no_webhook_brought_are_fetched(shop: Shop, asking: Re
 
 
 async def test_a_list_of_several_pages_is_read_to_its_end(shop: Shop, asking: Reconciler) -> None:
-    purchase = await paid(shop)
+    purchase = await shop.paid()
     for _ in range(120):
-        await config(
-            shop,
+        await shop.config(
             "disputes",
             payment_intent=purchase["stripe_payment_intent_id"],
             amount=1,
@@ -172,17 +138,15 @@ async def test_a_list_of_several_pages_is_read_to_its_end(shop: Shop, asking: Re
 
 async def test_refunds_and_disputes_reach_the_balance_by_webhook(shop: Shop) -> None:
     async with webhooks(shop):
-        purchase = await paid(shop)
+        purchase = await shop.paid()
         await shop.becomes(purchase["id"], "completed")
-        part = await refund(shop, purchase, amount=100, metadata={"status": "pending"})
+        part = await shop.refund(purchase, amount=100, metadata={"status": "pending"})
         await shop.becomes(purchase["id"], "partially_refunded")
         assert await shop.service.balance("ann") == 400
-        await config(shop, f"refunds/{part}", status="failed")
+        await shop.config(f"refunds/{part}", status="failed")
         await shop.becomes(purchase["id"], "completed")
         assert await shop.service.balance("ann") == 500
-        dispute = await config(
-            shop, "disputes", payment_intent=purchase["stripe_payment_intent_id"]
-        )
+        dispute = await shop.config("disputes", payment_intent=purchase["stripe_payment_intent_id"])
         await shop.becomes(purchase["id"], "disputed")
         assert await shop.service.balance("ann") == 0
         answer = await shop.service.call(
@@ -192,23 +156,23 @@ async def test_refunds_and_disputes_reach_the_balance_by_webhook(shop: Shop) -> 
             json={"amount": 1, "appId": "chat", "description": "x"},
         )
         require_error(answer, 402, "insufficient_credits")
-        await config(shop, f"disputes/{dispute['id']}", step="reinstated")
+        await shop.config(f"disputes/{dispute['id']}", step="reinstated")
         await shop.becomes(purchase["id"], "completed")
-        await refund(shop, purchase)
+        await shop.refund(purchase)
         await shop.becomes(purchase["id"], "refunded")
 
-        await all_is_applied(shop)
+        await shop.all_is_applied()
     assert await shop.service.balance("ann") == 0
 
 
 async def test_a_charge_that_was_refunded_makes_the_service_ask_for_the_refunds(
     shop: Shop,
 ) -> None:
-    purchase = await paid(shop)
+    purchase = await shop.paid()
     answer = await shop.look("ann", str(purchase["id"]))
     assert answer.body["status"] == "completed"
-    await refund(shop, purchase, amount=200)
-    await refund(shop, purchase, amount=50)
+    await shop.refund(purchase, amount=200)
+    await shop.refund(purchase, amount=50)
     charge = shop.letterbox
     await until(lambda: sum(b'"charge.refunded"' in body for body, _ in charge.letters) == 2)
     letter = next(letter for letter in charge.letters if b'"charge.refunded"' in letter[0])
@@ -223,7 +187,7 @@ async def test_a_charge_that_was_refunded_makes_the_service_ask_for_the_refunds(
 async def test_while_stripe_cannot_be_asked_nothing_is_lost(
     shop: Shop, asking: Reconciler, status: int
 ) -> None:
-    purchase = await paid(shop)
+    purchase = await shop.paid()
     intent = purchase["stripe_payment_intent_id"]
     call = f"GET /v1/payment_intents/{intent}"
     shop.line.broken = {call: status, "GET /v1/events": status}
@@ -241,7 +205,7 @@ async def test_while_stripe_cannot_be_asked_nothing_is_lost(
 async def test_a_purchase_that_stripe_refuses_does_not_stop_the_others(
     shop: Shop, asking: Reconciler, status: int
 ) -> None:
-    bought = [await paid(shop, f"user{number}") for number in range(5)]
+    bought = [await shop.paid(f"user{number}") for number in range(5)]
     refused = bought[2]["stripe_payment_intent_id"]
     shop.line.broken = {f"GET /v1/payment_intents/{refused}": status, "GET /v1/events": 500}
     await time_has_come(shop)
@@ -261,9 +225,9 @@ async def test_a_purchase_that_stripe_refuses_does_not_stop_the_others(
 async def test_refunds_that_stripe_does_not_tell_do_not_stop_other_events(
     shop: Shop, asking: Reconciler
 ) -> None:
-    purchase = await paid(shop)
+    purchase = await shop.paid()
     await shop.look("ann", str(purchase["id"]))
-    await refund(shop, purchase, amount=100)
+    await shop.refund(purchase, amount=100)
     await until(lambda: any(b'"charge.refunded"' in body for body, _ in shop.letterbox.letters))
     letter = next(one for one in shop.letterbox.letters if b'"charge.refunded"' in one[0])
     shop.line.broken = {"GET /v1/refunds": 404, "GET /v1/events": 500}
@@ -291,7 +255,7 @@ async def test_refunds_that_stripe_does_not_tell_do_not_stop_other_events(
 async def test_stripe_being_away_costs_only_one_purchase_its_turn(
     shop: Shop, asking: Reconciler, status: int
 ) -> None:
-    bought = [await paid(shop, f"user{number}") for number in range(3)]
+    bought = [await shop.paid(f"user{number}") for number in range(3)]
     shop.line.broken = {"GET /v1/events": status} | {
         f"GET /v1/payment_intents/{purchase['stripe_payment_intent_id']}": status
         for purchase in bought
@@ -334,7 +298,7 @@ async def test_a_listing_that_breaks_off_is_taken_up_again_in_a_minute(
 async def test_a_listing_that_breaks_off_half_way_loses_nothing(
     shop: Shop, asking: Reconciler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bought = [await paid(shop, f"user{number}") for number in range(4)]
+    bought = [await shop.paid(f"user{number}") for number in range(4)]
     stored = 0
 
     async def breaks_off(*args: Any, **named: Any) -> EventResult:
@@ -363,7 +327,7 @@ async def test_a_listing_that_breaks_off_half_way_loses_nothing(
 async def test_an_event_that_cannot_be_stored_is_tried_at_every_turn(
     shop: Shop, asking: Reconciler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bought = [await paid(shop, f"user{number}") for number in range(3)]
+    bought = [await shop.paid(f"user{number}") for number in range(3)]
     bad = bought[1]["stripe_payment_intent_id"]
 
     async def cannot(*args: Any, payload: Any, **named: Any) -> EventResult:
@@ -388,7 +352,7 @@ async def test_more_missing_events_than_are_held_come_oldest_first(
     shop: Shop, asking: Reconciler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("service.reconcile.FETCHED_AT_ONCE", 3)
-    bought = [await paid(shop, f"user{number}") for number in range(8)]
+    bought = [await shop.paid(f"user{number}") for number in range(8)]
     await time_has_come(shop)
     assert await asking.fetch_events() == 8
     rows = await shop.admin.fetch(
@@ -401,9 +365,9 @@ async def test_more_missing_events_than_are_held_come_oldest_first(
 
 
 async def test_an_event_is_replayed_from_psql(shop: Shop) -> None:
-    purchase = await paid(shop)
+    purchase = await shop.paid()
     await shop.look("ann", str(purchase["id"]))
-    await refund(shop, purchase, amount=200)
+    await shop.refund(purchase, amount=200)
     await until(lambda: any(b'"charge.refunded"' in body for body, _ in shop.letterbox.letters))
     letter = next(one for one in shop.letterbox.letters if b'"charge.refunded"' in one[0])
     shop.line.broken = {"GET /v1/refunds": 500}
@@ -421,19 +385,19 @@ async def test_an_event_is_replayed_from_psql(shop: Shop) -> None:
         purchase["stripe_payment_intent_id"],
     )
     await shop.becomes(purchase["id"], "partially_refunded")
-    await all_is_applied(shop)
+    await shop.all_is_applied()
     assert await shop.service.balance("ann") == 300
 
     # Again, and nothing moves.
     again = await shop.admin.fetchrow("SELECT * FROM credits.replay_stripe_event($1)", event)
     assert again is not None
     assert again["repeated"]
-    await all_is_applied(shop)
+    await shop.all_is_applied()
     assert await shop.service.balance("ann") == 300
 
 
 async def test_several_ask_about_each_purchase_once(shop: Shop, asking: Reconciler) -> None:
-    bought = [await paid(shop, f"user{number}") for number in range(30)]
+    bought = [await shop.paid(f"user{number}") for number in range(30)]
     await time_has_come(shop)
     before = shop.line.count("GET", "payment_intents")
     counts = await asyncio.gather(*(asking.check_purchases() for _ in range(4)))
@@ -444,7 +408,7 @@ async def test_several_ask_about_each_purchase_once(shop: Shop, asking: Reconcil
 
 
 async def test_stripe_holds_no_lock_while_it_is_asked(shop: Shop, asking: Reconciler) -> None:
-    purchase = await paid(shop)
+    purchase = await shop.paid()
     call = f"GET /v1/payment_intents/{purchase['stripe_payment_intent_id']}"
     shop.line.held[call] = asyncio.Event()
     await time_has_come(shop)
@@ -460,7 +424,7 @@ async def test_stripe_holds_no_lock_while_it_is_asked(shop: Shop, asking: Reconc
 
 
 async def test_a_debit_under_way_says_so_until_it_is_settled(shop: Shop) -> None:
-    purchase = await paid(shop, number=SEPA)
+    purchase = await shop.paid(number=SEPA)
     answer = await shop.hand_on("payment_intent.processing", purchase["stripe_payment_intent_id"])
     assert answer.status == 200
     seen = await shop.service.call("GET", "/credits/purchases", user="ann")
@@ -475,7 +439,7 @@ async def test_a_debit_under_way_says_so_until_it_is_settled(shop: Shop) -> None
 async def test_a_round_outlives_a_database_that_is_away(
     shop: Shop, asking: Reconciler, cluster: Cluster, database: Clone
 ) -> None:
-    purchase = await paid(shop)
+    purchase = await shop.paid()
     await time_has_come(shop)
     await shop.admin.close()
     async with away(cluster, database.name):
@@ -494,7 +458,7 @@ async def test_a_round_outlives_a_database_that_is_away(
 async def test_the_service_reconciles_by_itself_when_it_starts(
     shop: Shop, cluster: Cluster, line: Line
 ) -> None:
-    purchase = await paid(shop)
+    purchase = await shop.paid()
     await time_has_come(shop)
     async with running_service(shop.service.settings):
         await shop.becomes(purchase["id"], "completed")

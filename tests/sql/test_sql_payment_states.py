@@ -306,6 +306,19 @@ SCENARIOS = {
         ),
         ("disputed", CREDITS - 500 - CREDITS * 301 // CENTS),
     ),
+    "an inquiry about everything that becomes a dispute, after a part was refunded": (
+        scenario(
+            PAID,
+            (
+                "charge.dispute.created",
+                dispute_object("dp_1", "pi_1", CENTS, "warning_needs_response"),
+            ),
+            ("refund.created", PART),
+            ("charge.dispute.funds_withdrawn", dispute_object("dp_1", "pi_1", CENTS)),
+            ("charge.dispute.closed", dispute_object("dp_1", "pi_1", CENTS, "lost")),
+        ),
+        ("disputed", 0),
+    ),
     "more is taken back than was paid": (
         scenario(
             PAID,

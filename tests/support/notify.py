@@ -24,7 +24,7 @@ class Notify:
     statuses: list[int] = dataclasses.field(default_factory=list)
     """How the next calls are answered; then with 200."""
     retry_after: str | None = None
-    """What 429 and 503 ask for."""
+    """What is told beside a status that is no success."""
     hold: asyncio.Event | None = None
     """Calls wait for it."""
     under_way: int = 0
@@ -43,7 +43,7 @@ class Notify:
             self.under_way -= 1
         status = self.statuses.pop(0) if self.statuses else 200
         headers = {"Location": f"{self.url}/elsewhere"} if 300 <= status < 400 else {}
-        if status in (429, 503) and self.retry_after is not None:
+        if status >= 400 and self.retry_after is not None:
             headers["Retry-After"] = self.retry_after
         if status == 200:
             self.accepted.append(self.letters[number]["externalId"])

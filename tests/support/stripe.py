@@ -233,6 +233,43 @@ class Shop:
 
         await until(is_so)
 
+    async def paid(self, user: str = "ann", number: str = PAID) -> dict[str, Any]:
+        """A purchase of 500 credits whose buyer has paid, unheard of by the service."""
+        answer = await self.buy(user)
+        assert answer.status == 200, answer.body
+        await self.pay(answer.body["clientSecret"], number)
+        return await self.row(answer.body["purchaseId"])
+
+    async def refund(self, purchase: dict[str, Any], **more: Any) -> str:
+        """The shop's people refund a purchase at Stripe; the refund's id."""
+        asked: Any = {"payment_intent": purchase["stripe_payment_intent_id"], **more}
+        made = await self.stripe.v1.refunds.create_async(asked)
+        return made.id
+
+    async def config(self, path: str, **data: Any) -> dict[str, Any]:
+        """A bank moves something on at Stripe."""
+        async with self.api.post(f"/_config/{path}", data=data) as answer:
+            body: dict[str, Any] = await answer.json()
+            assert answer.status == 200, body
+            return body
+
+    async def dispute(self, purchase: dict[str, Any], **more: Any) -> str:
+        """A payer's bank disputes a purchase; the dispute's id."""
+        made = await self.config(
+            "disputes", payment_intent=purchase["stripe_payment_intent_id"], **more
+        )
+        return str(made["id"])
+
+    async def all_is_applied(self) -> None:
+        """Wait until no event is left for the service's own reconciliation, which NOTIFY wakes."""
+
+        async def is_so() -> bool:
+            return not await self.admin.fetchval(
+                "SELECT count(*) FROM credits.stripe_events WHERE state IN ('received', 'failed')"
+            )
+
+        await until(is_so)
+
     async def deliver(self, payload: bytes, signature: str | None) -> Answer:
         """Hand an event to the service."""
         headers = {"Content-Type": "application/json; charset=utf-8"}

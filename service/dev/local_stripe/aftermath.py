@@ -14,7 +14,13 @@ from localstripe.resources import StripeObject
 from service.dev.local_stripe.engine import Engine
 from service.dev.local_stripe.objects import PaymentIntent, refusal
 
-REFUND_ENDS: Final = ("succeeded", "failed", "canceled")
+REFUND_ENDS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
+    {
+        # A refund that was paid out can still come back.
+        "pending": ("succeeded", "failed", "canceled"),
+        "succeeded": ("failed",),
+    }
+)
 DISPUTE_STEPS: Final[Mapping[str, tuple[str, str]]] = MappingProxyType(
     {
         # The step: the dispute's status after it, and the event that tells of it.
@@ -71,18 +77,25 @@ class Aftermath:
                 param="amount",
                 code="charge_already_refunded" if taken == intent.amount else None,
             )
+        status = metadata.get("status", "succeeded")
+        if status not in REFUND_ENDS:
+            raise refusal("metadata[status] must be pending or succeeded.", param="metadata")
         refund = resources.Refund(payment_intent=intent.id, amount=amount, metadata=metadata)
         refund.reason = reason
-        refund.status = metadata.get("status", "succeeded")
+        refund.status = status
         self._engine.emit("refund.created", refund)
         self._engine.emit("charge.refunded", intent.latest_charge)
         return refund
 
     def end_refund(self, refund_id: str, status: str) -> Any:
         """A refund comes to an end, as banks let it: succeeded, failed or canceled."""
-        if status not in REFUND_ENDS:
-            raise refusal(f"status must be one of {', '.join(REFUND_ENDS)}", param="status")
         refund = _found("refund", refund_id)
+        ends = REFUND_ENDS.get(refund.status, ())
+        if status not in ends:
+            raise refusal(
+                f"A refund that is {refund.status} can become {' or '.join(ends) or 'nothing'}.",
+                param="status",
+            )
         refund.status = status
         self._engine.emit("refund.updated", refund)
         self._engine.emit("charge.refund.updated", refund)

@@ -11,6 +11,7 @@ from localstripe import resources, server
 from localstripe.errors import UserError, json_response
 
 from service.dev.local_stripe.aftermath import Aftermath, list_events, page_of
+from service.dev.local_stripe.dashboard import Dashboard
 from service.dev.local_stripe.engine import Engine
 from service.dev.local_stripe.idempotency import Handler, IdempotencyKeys
 from service.dev.local_stripe.objects import CheckoutSession, PaymentIntent, refusal
@@ -153,6 +154,9 @@ def _add_own_routes(
         lambda dispute, given: aftermath.move_dispute(dispute, given.get("step", "")),
     )
 
+    dashboard = Dashboard(aftermath, sender)
+    app.router.add_get("/", dashboard.show)
+    app.router.add_post("/", dashboard.act)
     page = PaymentPage(engine)
     app.router.add_get("/c/pay/{id}", page.show)
     app.router.add_post("/c/pay/{id}", page.pay)
@@ -171,13 +175,23 @@ def _add_own_routes(
         sender.endpoints.pop(request.match_info["id"], None)
         return web.Response()
 
+    async def deliver(request: web.Request) -> web.Response:
+        given = await server.get_post_data(request) or {}
+        on = resources.try_convert_to_bool(given.get("on"))
+        if not isinstance(on, bool):
+            raise refusal("on must be true or false", param="on")
+        sender.delivering = on
+        return web.Response()
+
     async def forget(_request: web.Request) -> web.Response:
         engine.stop()
         data.clear()
+        sender.delivering = True
         return web.Response()
 
     app.router.add_post("/_config/webhooks/{id}", set_endpoint)
     app.router.add_delete("/_config/webhooks/{id}", remove_endpoint)
+    app.router.add_post("/_config/deliveries", deliver)
     app.router.add_delete("/_config/data", forget)
 
 

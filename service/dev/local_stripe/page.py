@@ -14,6 +14,9 @@ body { font: 16px/1.5 system-ui, sans-serif; max-width: 32rem; margin: 3rem auto
 table { width: 100%; border-collapse: collapse }
 td { padding: .3rem 0; border-bottom: 1px solid #ddd }
 td:last-child { text-align: right }
+section { margin: 2rem 0; border-top: 1px solid #ddd }
+h2 { font-size: 1.2rem } h3 { font-size: 1rem; margin-bottom: 0 }
+input { font: inherit; width: 8rem }
 button { display: block; width: 100%; margin: .5rem 0; padding: .7rem; font: inherit }
 [role=alert] { border-left: 4px solid #b00020; padding-left: .8rem; color: #b00020 }
 """
@@ -53,14 +56,14 @@ class PaymentPage:
         """Show what is to be paid, and the ways to pay."""
         session = self._engine.find_session(request.match_info["id"])
         if session is None:
-            return _page("Not found", "<p>There is no such Checkout Session.</p>", status=404)
+            return html_page("Not found", "<p>There is no such Checkout Session.</p>", status=404)
         return _render(session)
 
     async def pay(self, request: web.Request) -> web.Response:
         """Do what was chosen (`choice`), and lead back to the shop."""
         session = self._engine.find_session(request.match_info["id"])
         if session is None:
-            return _page("Not found", "<p>There is no such Checkout Session.</p>", status=404)
+            return html_page("Not found", "<p>There is no such Checkout Session.</p>", status=404)
         choice = (await request.post()).get("choice")
         if choice == "cancel" and session.cancel_url:
             # As on Stripe's page: the session stays open until it expires.
@@ -96,9 +99,9 @@ def _see_other(url: str) -> web.Response:
 def _render(session: CheckoutSession, alert: str | None = None, status: int = 200) -> web.Response:
     if session.status == "complete":
         link = html.escape(_success_url(session))
-        return _page("Paid", f'<p>This was paid. <a href="{link}">Back to the shop</a></p>')
+        return html_page("Paid", f'<p>This was paid. <a href="{link}">Back to the shop</a></p>')
     if session.status == "expired":
-        return _page("Expired", "<p>This Checkout Session has expired.</p>")
+        return html_page("Expired", "<p>This Checkout Session has expired.</p>")
     currency = session.currency.upper()
     rows = [*session._items, ("Total", session.amount_total)]
     table = "".join(
@@ -116,10 +119,11 @@ def _render(session: CheckoutSession, alert: str | None = None, status: int = 20
         f"<p>Local Stripe: no real money moves.</p>{shown_alert}"
         f'<table>{table}</table><form method="post">{buttons}</form>'
     )
-    return _page("Pay", body, status=status)
+    return html_page("Pay", body, status=status)
 
 
-def _page(title: str, body: str, status: int = 200) -> web.Response:
+def html_page(title: str, body: str, status: int = 200) -> web.Response:
+    """A page of the local Stripe; `body` is HTML."""
     text = (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width">'

@@ -55,12 +55,16 @@ class WebhookSender:
 
     def __init__(self, retry_delays: Sequence[float] = RETRY_DELAYS) -> None:
         self.endpoints: dict[str, Endpoint] = {}
+        self.delivering = True
+        """Otherwise events are lost on their way, for good."""
         self._retry_delays = tuple(retry_delays)
         self._queue: asyncio.Queue[Delivery] = asyncio.Queue()
         self._retries: set[asyncio.Task[None]] = set()
 
     def schedule(self, event_id: str, event_type: str, payload: bytes) -> None:
         """Send the event to every endpoint that wants its type."""
+        if not self.delivering:
+            return
         for endpoint_id, endpoint in self.endpoints.items():
             if endpoint.events is None or event_type in endpoint.events:
                 self._queue.put_nowait(
@@ -97,7 +101,7 @@ class WebhookSender:
 
     async def _attempt(self, session: aiohttp.ClientSession, delivery: Delivery) -> bool:
         """Send once; True when nothing is left to do."""
-        if self.endpoints.get(delivery.endpoint_id) != delivery.endpoint:
+        if not self.delivering or self.endpoints.get(delivery.endpoint_id) != delivery.endpoint:
             return True
         headers = {
             "Content-Type": "application/json; charset=utf-8",

@@ -14,10 +14,22 @@ LANGUAGE plpgsql
 AS $$
 DECLARE
     v_item   record;
-    v_taken  bigint := 0;
+    v_taken  bigint;
     v_change bigint;
     v_status credits.purchase_status;
 BEGIN
+    -- What is taken and stays so, of all of them: none may take more into the room of another,
+    -- whichever of the two comes first below.
+    SELECT coalesce(sum(t.credits), 0) INTO v_taken
+    FROM (
+        SELECT r.credits FROM credits.stripe_refunds AS r
+        WHERE r.user_id = p_purchase.user_id AND r.purchase_id = p_purchase.id
+            AND credits._refund_rank(r.status) < 2
+        UNION ALL
+        SELECT d.credits FROM credits.stripe_disputes AS d
+        WHERE d.user_id = p_purchase.user_id AND d.purchase_id = p_purchase.id
+            AND d.phase IN ('open', 'lost')
+    ) AS t;
     FOR v_item IN
         SELECT i.*
         FROM (
@@ -36,20 +48,21 @@ BEGIN
         -- What gives back comes first; what has been taken already stays before what is new.
         ORDER BY i.counts, i.credits = 0, i.created_at, i.id
     LOOP
-        v_change := CASE
-            WHEN NOT v_item.counts THEN 0
-            ELSE greatest(
-                v_item.credits,
+        IF v_item.counts THEN
+            v_change := greatest(
+                0,
                 least(
                     floor(
                         p_purchase.credits::numeric * v_item.amount_euro_cents
                         / p_purchase.price_euro_cents
-                    )::bigint,
+                    )::bigint - v_item.credits,
                     p_purchase.credits - v_taken
                 )
-            )
-        END - v_item.credits;
-        v_taken := v_taken + v_item.credits + v_change;
+            );
+            v_taken := v_taken + v_change;
+        ELSE
+            v_change := -v_item.credits;
+        END IF;
         CONTINUE WHEN v_change = 0;
         IF v_change > 0 THEN
             PERFORM gifts._cancel_for(p_purchase.user_id, v_change, p_now);
