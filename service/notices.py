@@ -28,11 +28,21 @@ POLL_SECONDS: Final = 30.0
 BATCH: Final = 20
 LEASE_SECONDS: Final = 120
 """Longer than a batch can take: BATCH sendings at once, each bounded by SEND_SECONDS."""
+LEASE_MARGIN_SECONDS: Final = 10.0
+"""Nothing is being sent so long before the lease ends, whatever held the sender up before."""
 SEND_SECONDS: Final = 10.0
 RETRY_FIRST_SECONDS: Final = 15.0
 RETRY_MAX_SECONDS: Final = 86_400.0
 ATTEMPTS_MAX: Final = 20
 """About six days of trying; then a person has to look."""
+REFUSED_ATTEMPTS_MAX: Final = 8
+"""About half an hour for a notice that is itself refused: the time of a bad release over there."""
+REFUSED_STATUSES: Final = frozenset({400, 413, 422})
+"""The notice is at fault. A wrong key (401), a wrong address (404) and the rest can be mended."""
+BUSY_STATUSES: Final = frozenset({429, 503})
+"""Their Retry-After is meant for the whole sender, and not for the one notice alone."""
+QUIET_MAX_SECONDS: Final = 3600.0
+"""How long a Retry-After can keep the sender from trying any other notice."""
 KEPT_SECONDS: Final = 3600.0
 """Without MANA_NOTIFY_URL: how long until a notice that was logged is looked at again."""
 
@@ -45,6 +55,16 @@ class Mail:
 
     subject: str
     body: str
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Why an attempt failed."""
+
+    what: str
+    status: int | None = None
+    retry_after_seconds: float = 0.0
+    """How long the receiver wants to be left alone."""
 
 
 class Sender:
@@ -60,6 +80,8 @@ class Sender:
         self._base_url = settings.base_url
         self._listen_url = settings.listen_database_url
         self._wake = asyncio.Event()
+        self._quiet_until = 0.0
+        """In the time of the loop: until then the receiver wants nothing."""
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator["Sender"]:
@@ -81,58 +103,96 @@ class Sender:
         while not stopping.is_set():
             self._wake.clear()
             try:
-                while await self.send_due() == BATCH and not stopping.is_set():
-                    pass
+                more = True
+                while more and not stopping.is_set() and self._quiet_seconds() == 0:
+                    more = await self.send_due() == BATCH
             except ApiError as error:
                 _log.warning("the outbox cannot be read", code=error.code)
             except Exception:
                 # The task must outlive whatever one notice brings up.
                 _log.exception("sending notices failed")
+            pause = min(self._quiet_seconds() or POLL_SECONDS, POLL_SECONDS)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), POLL_SECONDS)
+                await asyncio.wait_for(self._wake.wait(), pause)
+
+    def _quiet_seconds(self) -> float:
+        return max(self._quiet_until - asyncio.get_running_loop().time(), 0.0)
 
     async def send_due(self) -> int:
         """Send one batch of what is due, and answer how many notices it held."""
+        # From before the claim, since the lease runs on while its answer is on its way.
+        deadline = asyncio.get_running_loop().time() + LEASE_SECONDS - LEASE_MARGIN_SECONDS
         batch = await notices.claim_notices(self._db, limit=BATCH, lease_seconds=LEASE_SECONDS)
-        await asyncio.gather(*(self._settle(notice) for notice in batch))
+        # All of them are waited for, also when one cannot be settled: none is left running.
+        ends = await asyncio.gather(
+            *(self._deal_with(notice, deadline) for notice in batch), return_exceptions=True
+        )
+        for end in ends:
+            if isinstance(end, BaseException):
+                raise end
         return len(batch)
 
-    async def _settle(self, notice: Notice) -> None:
+    async def _deal_with(self, notice: Notice, deadline: float) -> None:
         about = {"notice_id": str(notice.id), "kind": notice.kind, "attempt": notice.attempts}
         if self._url is None:
             _log.info("notice kept: MANA_NOTIFY_URL is not set", **about)
-            await notices.settle_notice(self._db, notice, "pending", retry_in_seconds=KEPT_SECONDS)
+            await self._settle(notice, "pending", retry_in_seconds=KEPT_SECONDS)
             return
         if notice.recipient is None:
             _log.warning("notice undeliverable: no address is known", **about)
-            await notices.settle_notice(
-                self._db, notice, "undeliverable", error="no address is known"
-            )
+            await self._settle(notice, "undeliverable", error="no address is known")
             return
-        problem, asked_for = await self._send(self._url, notice, notice.recipient)
+        seconds = min(SEND_SECONDS, deadline - asyncio.get_running_loop().time())
+        if seconds <= 0:
+            # This process stood still. Somebody may have it by now, or will when the lease ends.
+            _log.warning("notice not sent: its lease is over", **about)
+            return
+        problem = await self._send(self._url, notice, notice.recipient, seconds)
         if problem is None:
             _log.info("notice delivered", **about)
-            await notices.settle_notice(self._db, notice, "delivered")
-        elif notice.attempts >= ATTEMPTS_MAX:
-            _log.error("notice failed for good", problem=problem, **about)
-            await notices.settle_notice(self._db, notice, "failed", error=problem)
+            await self._settle(notice, "delivered")
+            return
+        if problem.status in BUSY_STATUSES:
+            quiet = min(problem.retry_after_seconds, QUIET_MAX_SECONDS)
+            self._quiet_until = max(self._quiet_until, asyncio.get_running_loop().time() + quiet)
+        refused = problem.status in REFUSED_STATUSES
+        if notice.attempts >= (REFUSED_ATTEMPTS_MAX if refused else ATTEMPTS_MAX):
+            _log.error("notice failed for good", problem=problem.what, **about)
+            await self._settle(notice, "failed", error=problem.what)
         else:
-            _log.warning("notice not delivered", problem=problem, **about)
-            await notices.settle_notice(
-                self._db,
+            _log.warning("notice not delivered", problem=problem.what, **about)
+            await self._settle(
                 notice,
                 "pending",
-                error=problem,
-                retry_in_seconds=max(retry_seconds(notice.attempts), asked_for),
+                error=problem.what,
+                retry_in_seconds=max(retry_seconds(notice.attempts), problem.retry_after_seconds),
             )
 
-    async def _send(self, url: str, notice: Notice, recipient: str) -> tuple[str | None, float]:
-        """One attempt: None when it was taken, else what went wrong, and the pause asked for."""
+    async def _settle(
+        self,
+        notice: Notice,
+        state: notices.State,
+        *,
+        error: str | None = None,
+        retry_in_seconds: float | None = None,
+    ) -> None:
+        settled = await notices.settle_notice(
+            self._db, notice, state, error=error, retry_in_seconds=retry_in_seconds
+        )
+        if not settled:
+            _log.warning(
+                "notice is somebody else's by now", notice_id=str(notice.id), not_written=state
+            )
+
+    async def _send(
+        self, url: str, notice: Notice, recipient: str, seconds: float
+    ) -> Problem | None:
+        """One attempt, which takes no longer than `seconds`: None when it was taken."""
         try:
             mail = compose(notice.kind, notice.data, self._base_url)
         except (LookupError, ValueError) as error:
             # Of a newer release, or written by hand: it must not stop the others.
-            return f"no words for it: {error!r}", 0.0
+            return Problem(f"no words for it: {error!r}")
         payload = {
             "channel": "email",
             "appId": "sync",
@@ -148,15 +208,15 @@ class Sender:
                 url,
                 data=json.dumps(payload),
                 headers={"Content-Type": "application/json", "X-Service-Key": self._key},
-                timeout=aiohttp.ClientTimeout(total=SEND_SECONDS),
+                timeout=aiohttp.ClientTimeout(total=seconds),
                 # A redirect would carry the key to wherever it points.
                 allow_redirects=False,
             ) as answer:
                 if 200 <= answer.status < 300:
-                    return None, 0.0
-                return f"HTTP {answer.status}", _retry_after(answer.headers)
+                    return None
+                return Problem(f"HTTP {answer.status}", answer.status, _retry_after(answer.headers))
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            return type(error).__name__, 0.0
+            return Problem(type(error).__name__)
 
 
 def retry_seconds(attempts: int) -> float:

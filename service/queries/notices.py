@@ -44,9 +44,12 @@ async def settle_notice(
     *,
     error: str | None = None,
     retry_in_seconds: float | None = None,
-) -> None:
-    """Write down how an attempt ended; `pending` is tried again after `retry_in_seconds`."""
-    await db.move(
+) -> bool:
+    """Write down how an attempt ended; `pending` is tried again after `retry_in_seconds`.
+
+    False when it was settled before, or is somebody else's by now.
+    """
+    row = await db.move(
         "SELECT credits.settle_notice("
         "p_user_id => $1, p_id => $2, p_state => $3, p_error => $4, p_retry_in_seconds => $5,"
         " p_attempt => $6)",
@@ -57,3 +60,5 @@ async def settle_notice(
         retry_in_seconds,
         notice.attempts,
     )
+    settled: bool = row[0]
+    return settled

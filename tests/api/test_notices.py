@@ -8,11 +8,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+import structlog.testing
 
 import service.notices
+import service.queries.notices
 from service.dev.ports import free_port
 from service.dev.postgres import Cluster
-from service.notices import compose
+from service.notices import compose, retry_seconds
 from tests.support.answers import header
 from tests.support.databases import Clone, Connection, as_settings
 from tests.support.notify import Notify, notified
@@ -20,6 +22,9 @@ from tests.support.running import Answer, Running, running_service
 from tests.support.waiting import until
 
 KEY = "a-key-of-the-tests"
+POLL_SECONDS = service.notices.POLL_SECONDS
+SEND_SECONDS = service.notices.SEND_SECONDS
+"""As they are outside of tests, which change them."""
 CLAIMS = {"email": "ann@example.org"}
 
 
@@ -288,6 +293,104 @@ async def test_a_mana_notify_that_is_away(serve: Serve, notify: Notify, admin: C
     assert notify.ids == [notice]
 
 
+@pytest.mark.parametrize("outage", ["500", "429", "hanging", "refusing"])
+async def test_after_an_outage_everything_is_delivered_without_a_hand(
+    serve: Serve, admin: Connection, monkeypatch: pytest.MonkeyPatch, outage: str
+) -> None:
+    monkeypatch.setattr(service.notices, "POLL_SECONDS", 0.1)
+    monkeypatch.setattr(service.notices, "RETRY_FIRST_SECONDS", 0.05)
+    planted = [await plant(admin, user=f"user-{number}") for number in range(30)]
+    port = free_port()
+
+    async def all_have_failed() -> bool:
+        return all(notice["last_error"] for notice in await notices(admin))
+
+    async with contextlib.AsyncExitStack() as stack:
+        if outage == "refusing":
+            # Two senders on one outbox, as in all of these.
+            for _ in range(2):
+                await stack.enter_async_context(serve(f"http://127.0.0.1:{port}"))
+            await until(all_have_failed)
+            notify = await stack.enter_async_context(notified(port))
+        else:
+            notify = await stack.enter_async_context(notified(port))
+            if outage == "hanging":
+                monkeypatch.setattr(service.notices, "SEND_SECONDS", 0.2)
+                notify.hold = Event()
+            else:
+                notify.statuses = [int(outage)] * 60
+                notify.retry_after = "1"
+            for _ in range(2):
+                await stack.enter_async_context(serve(notify.url))
+            if notify.hold is not None:
+                await until(all_have_failed)
+                monkeypatch.setattr(service.notices, "SEND_SECONDS", 100.0)
+                notify.hold.set()
+        kept = await settled(admin, *["delivered"] * 30)
+
+    assert set(notify.accepted) == set(planted)
+    if outage != "hanging":
+        # What hung was taken although nobody heard so; its externalId drops the repeat.
+        assert len(notify.accepted) == 30
+    assert all(notice["last_error"] is None for notice in kept)
+    assert all(
+        letter["recipient"] == f"{letter['userId']}@example.org" for letter in notify.letters
+    )
+
+
+async def test_a_retry_after_is_kept_to_by_the_whole_sender(
+    serve: Serve, notify: Notify, admin: Connection
+) -> None:
+    notify.statuses = [429]
+    notify.retry_after = "2"
+    async with serve():
+        refused = await plant(admin, user="first")
+        kept = await tried(admin, 1)
+        # It wakes the sender, which keeps quiet, and then needs neither a poll nor a NOTIFY.
+        other = await plant(admin, user="second")
+        await until(lambda: other in notify.accepted)
+
+    assert notify.ids[:2] == [refused, other]
+    assert notify.times[1] - notify.times[0] >= 2
+    assert kept["next_attempt_at"] >= kept["created_at"] + timedelta(seconds=2)
+
+
+def test_the_pauses_double_up_to_a_day_with_jitter() -> None:
+    for attempt in range(1, service.notices.ATTEMPTS_MAX):
+        ceiling = min(15 * 2 ** (attempt - 1), 86_400)
+        pauses = {retry_seconds(attempt) for _ in range(50)}
+        assert len(pauses) > 1
+        assert ceiling / 2 <= min(pauses)
+        assert max(pauses) <= ceiling
+    assert retry_seconds(service.notices.ATTEMPTS_MAX) >= 43_200
+
+
+@pytest.mark.parametrize(
+    ("status", "state"),
+    [(400, "failed"), (422, "failed"), (401, "pending"), (404, "pending"), (500, "pending")],
+)
+async def test_only_a_notice_that_is_itself_refused_is_given_up_soon(
+    serve: Serve, notify: Notify, admin: Connection, status: int, state: str
+) -> None:
+    notify.statuses = [status] * 2
+    last = service.notices.REFUSED_ATTEMPTS_MAX
+    async with serve():
+        await plant(admin)
+        # A bad release of the receiver is sat out: not the first refusal is the last word.
+        await tried(admin, 1)
+        await admin.execute("UPDATE credits.notices SET attempts = $1", last - 1)
+        await make_due(admin)
+
+        async def is_settled() -> bool:
+            (notice,) = await notices(admin)
+            return bool(notice["attempts"] == last and notice["last_error"])
+
+        await until(is_settled)
+    (kept,) = await notices(admin)
+
+    assert (kept["state"], kept["last_error"]) == (state, f"HTTP {status}")
+
+
 async def test_one_that_fails_does_not_hold_up_the_others(
     serve: Serve, notify: Notify, admin: Connection
 ) -> None:
@@ -332,6 +435,22 @@ async def test_without_an_address_a_notice_is_undeliverable(
     assert notify.letters == []
     assert (kept["recipient"], kept["delivered_at"]) == (None, None)
     assert kept["last_error"]
+
+
+async def test_an_address_that_is_learned_later_gets_what_was_undeliverable(
+    serve: Serve, notify: Notify, admin: Connection
+) -> None:
+    async with serve() as running:
+        await run_out(running, admin)
+        (notice,) = await settled(admin, "undeliverable")
+        made = await running.call(
+            "POST", "/gifts", user="ann", claims=CLAIMS, json={"totalCredits": 1}
+        )
+        assert made.status == 201
+        (kept,) = await settled(admin, "delivered")
+
+    assert notify.ids == [notice["id"]]
+    assert (kept["attempts"], kept["recipient"]) == (1, "ann@example.org")
 
 
 async def test_without_mana_notify_a_notice_is_kept(
@@ -408,6 +527,28 @@ async def test_notify_wakes_the_sender(serve: Serve, notify: Notify, admin: Conn
     assert len(notify.ids) == 3
 
 
+async def test_polling_finds_what_no_notify_told_of(
+    serve: Serve,
+    notify: Notify,
+    admin: Connection,
+    cluster: Cluster,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(service.notices, "POLL_SECONDS", 0.1)
+    # It listens on another database of the server, where nothing is told.
+    async with serve(LISTEN_DATABASE_URL=cluster.admin_url()):
+        # It looks when it starts and when it listens; what comes then, polling finds.
+        for number in range(3):
+            notice = await plant(admin, user=f"user-{number}")
+            await until(lambda notice=notice: notice in notify.ids)  # type: ignore[misc]
+
+    assert len(notify.ids) == 3
+
+
+async def test_the_sender_polls_every_thirty_seconds() -> None:
+    assert POLL_SECONDS == 30
+
+
 async def test_what_waited_while_no_service_ran_is_sent_at_the_start(
     serve: Serve, notify: Notify, admin: Connection
 ) -> None:
@@ -452,6 +593,86 @@ async def test_a_sender_that_died_loses_nothing(
     assert notify.ids == [notice, notice]
 
 
+async def test_who_was_frozen_beyond_his_lease_settles_nothing(
+    serve: Serve, notify: Notify, admin: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What the frozen one hears would be the end of the notice.
+    monkeypatch.setattr(service.notices, "REFUSED_ATTEMPTS_MAX", 1)
+    notify.statuses = [400]
+    notify.hold = Event()
+    with structlog.testing.capture_logs() as log:
+        async with notified() as other, serve():
+            other.hold = Event()
+            notice = await plant(admin)
+            await until(lambda: notify.under_way == 1)
+            async with serve(other.url):
+                await make_due(admin)
+                await until(lambda: other.under_way == 1)
+                notify.hold.set()
+                await until(lambda: any(line.get("not_written") == "failed" for line in log))
+                (kept,) = await notices(admin)
+                assert (kept["state"], kept["attempts"]) == ("pending", 2)
+                other.hold.set()
+                (kept,) = await settled(admin, "delivered")
+
+    assert (kept["attempts"], kept["last_error"]) == (2, None)
+    assert (notify.accepted, other.accepted) == ([], [notice])
+
+
+async def test_nothing_is_sent_once_the_lease_may_be_over(
+    serve: Serve, notify: Notify, admin: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As if the answer to the claim had been on its way for as long.
+    monkeypatch.setattr(
+        service.notices, "LEASE_MARGIN_SECONDS", float(service.notices.LEASE_SECONDS)
+    )
+    with structlog.testing.capture_logs() as log:
+        async with serve():
+            await plant(admin)
+            await until(lambda: any("its lease is over" in line["event"] for line in log))
+            (kept,) = await notices(admin)
+            assert (kept["state"], kept["attempts"], kept["last_error"]) == ("pending", 1, None)
+            assert notify.letters == []
+            monkeypatch.setattr(service.notices, "LEASE_MARGIN_SECONDS", 10.0)
+            await make_due(admin)
+            await settled(admin, "delivered")
+
+    assert len(notify.letters) == 1
+
+
+def test_a_sending_is_over_well_before_its_lease() -> None:
+    assert SEND_SECONDS + service.notices.LEASE_MARGIN_SECONDS < service.notices.LEASE_SECONDS
+
+
+async def test_one_that_cannot_be_settled_leaves_none_running(
+    serve: Serve, notify: Notify, admin: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settle = service.queries.notices.settle_notice
+
+    async def break_down(db: Any, notice: Any, *args: Any, **more: Any) -> bool:
+        if notice.user_id == "broken":
+            raise RuntimeError("as a defect would")
+        settled: bool = await settle(db, notice, *args, **more)
+        return settled
+
+    monkeypatch.setattr(service.queries.notices, "settle_notice", break_down)
+    await plant(admin, user="broken")
+    for number in range(30):
+        await plant(admin, user=f"user-{number}")
+    async with serve():
+
+        async def others_are_delivered() -> bool:
+            states = [notice["state"] for notice in await notices(admin)]
+            return states.count("delivered") >= 19
+
+        # The batch is dealt with to its end; the sender lives on.
+        await until(others_are_delivered)
+        await admin.execute("NOTIFY mana_credits_notices")
+        await until(lambda: len(notify.accepted) == 31)
+        states = ["pending"] + ["delivered"] * 30
+        await settled(admin, *states)
+
+
 async def test_a_sending_under_way_ends_before_the_service_does(
     serve: Serve, notify: Notify, admin: Connection
 ) -> None:
@@ -490,22 +711,8 @@ async def test_a_pause_that_is_asked_for_is_kept(
         assert before + timedelta(seconds=at_least) <= notice["next_attempt_at"]
         assert notice["next_attempt_at"] <= after + timedelta(seconds=at_most)
         assert notice["last_error"] == "HTTP 429"
+    # This one would be quiet; another was not asked for a pause.
+    async with serve():
         await make_due(admin)
         await settled(admin, "delivered")
     assert len(set(notify.ids)) == 1
-
-
-async def test_polling_finds_what_no_notify_told_of(
-    serve: Serve,
-    notify: Notify,
-    admin: Connection,
-    cluster: Cluster,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(service.notices, "POLL_SECONDS", 0.1)
-    # It listens on another database of the server, where nothing is told.
-    async with serve(LISTEN_DATABASE_URL=cluster.admin_url()):
-        for user in ("ann", "bob"):
-            await plant(admin, user=user)
-        await settled(admin, "delivered", "delivered")
-    assert len(notify.ids) == 2

@@ -5,9 +5,11 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import asyncpg
+import pytest
 
 from tests.support.calls import call, charge, debit, grant, last_run, refusal, rows, subscribe, utc
 from tests.support.databases import Clone, Connection, connect
+from tests.support.races import blocked
 
 CLAIM = "credits.claim_notices"
 SETTLE = "credits.settle_notice"
@@ -328,3 +330,176 @@ async def test_what_was_given_up_is_sent_again_when_a_person_says_so(
     assert await retried() == 2
     assert len(await claimed(service_login)) == 2
     assert await retried() == 0
+
+
+async def test_an_unknown_notice_is_not_sent_again_and_nor_are_those_named_with_it(
+    admin: Connection, service_login: Connection
+) -> None:
+    await write(admin, "ann")
+    await give_up(admin, "failed")
+    known, unknown = (await notice(admin))["id"], "0192f0c1-0000-7000-8000-000000000009"
+    for ids in ([known, unknown], [unknown]):
+        refused = await refusal(service_login, "credits.retry_notices", ids=ids)
+        assert (refused.sqlstate, refused.facts) == ("MC004", {"resource": "notice"})
+    assert (await notice(admin))["state"] == "failed"
+    # The same one twice is one, and none are none.
+    for ids, number in (([], 0), ([known, known], 1)):
+        row = await call(service_login, "credits.retry_notices", ids=ids)
+        assert row["retry_notices"] == number
+
+
+async def test_whoever_listens_is_woken_by_a_retry(
+    admin: Connection, service_login: Connection
+) -> None:
+    await write(admin, "ann")
+    await give_up(admin, "failed")
+    woken = asyncio.Event()
+    await service_login.add_listener("mana_credits_notices", lambda *_: woken.set())
+    await call(admin, "credits.retry_notices")
+    await asyncio.wait_for(woken.wait(), 60)
+    assert await claimed(service_login) == ["ann"]
+
+
+async def test_operators_see_what_had_no_address_for_a_week(
+    admin: Connection, service_login: Connection
+) -> None:
+    await write(admin, "ann", "bob")
+    await give_up(admin, "undeliverable")
+    expected = "2 notices of the last 7 days could not be sent: no address is known"
+    assert [row[0] for row in await rows(service_login, "credits.list_problems")] == [expected]
+    await admin.execute("UPDATE credits.notices SET created_at = created_at - interval '7 days'")
+    assert await rows(service_login, "credits.list_problems") == []
+
+
+async def give_up(admin: Connection, state: str) -> None:
+    """Every notice was given up, undeliverable or failed."""
+    await admin.execute(
+        "UPDATE credits.notices SET state = $1::text::credits.notice_state,"
+        " next_attempt_at = NULL, attempts = 3, last_error = 'x'",
+        state,
+    )
+
+
+async def learn(admin: Connection, user: str = "ann") -> str:
+    """A user's address becomes known; the state of his one notice then."""
+    async with admin.transaction():
+        await admin.execute("SELECT credits._lock_balance($1)", user)
+        await admin.execute(
+            "SELECT credits._remember_address($1, $1 || '@example.org', clock_timestamp())", user
+        )
+    state: str = (await notice(admin))["state"]
+    return state
+
+
+@pytest.mark.parametrize(
+    ("kind", "due_in", "paused", "age", "state"),
+    [
+        ("gift_expired", 0, False, 6.9, "pending"),
+        ("gift_expired", 0, False, 7.1, "undeliverable"),
+        ("sync_paused", -1, True, 6.9, "pending"),
+        ("sync_paused", -1, True, 7.1, "undeliverable"),
+        # It was deactivated, or is on again: there is nothing to tell any more.
+        ("sync_paused", -1, False, 1, "undeliverable"),
+        ("charge_coming", 1, False, 1, "pending"),
+        # The charge is over, and what it did was told.
+        ("charge_coming", -1, False, 1, "undeliverable"),
+    ],
+)
+async def test_an_address_that_is_learned_gets_what_still_holds(
+    admin: Connection, kind: str, due_in: float, paused: bool, age: float, state: str
+) -> None:
+    await grant(admin, "ann", 30)
+    await subscribe(admin, "ann", at=utc("2024-01-31 12:00"))
+    if paused:
+        await charge(admin, utc("2024-02-29 12:00"))
+        await admin.execute("DELETE FROM credits.notices")
+    at = await now(admin)
+    await admin.execute(
+        "SELECT credits._write_notice('ann', $1::text::credits.notice_kind,"
+        " jsonb_build_object('dueAt', credits._utc_text($2)), $3)",
+        kind,
+        at + timedelta(days=due_in),
+        at - timedelta(days=age),
+    )
+    await give_up(admin, "undeliverable")
+    assert await learn(admin) == state
+    assert (await notice(admin))["attempts"] == (0 if state == "pending" else 3)
+
+
+async def test_only_a_new_address_sends_what_had_none(admin: Connection) -> None:
+    await write(admin, "ann")
+    await admin.execute("UPDATE credits.notices SET kind = 'gift_expired'")
+    await learn(admin)
+    for state in ("failed", "undeliverable"):
+        await give_up(admin, state)
+        assert await learn(admin) == state
+    # Nor does another user's.
+    await admin.execute("DELETE FROM credits.contacts")
+    await admin.execute("SELECT * FROM credits.init_balance('bob')")
+    assert await learn(admin, "bob") == "undeliverable"
+    assert await learn(admin) == "pending"
+
+
+async def test_an_activation_that_brings_an_address_sends_no_notice_of_the_pause_it_ends(
+    admin: Connection,
+) -> None:
+    await grant(admin, "ann", 60)
+    await subscribe(admin, "ann", at=utc("2024-01-31 12:00"))
+    await debit(admin, "ann", 1)
+    await charge(admin, utc("2024-02-29 12:00"))
+    await admin.execute("UPDATE credits.notices SET created_at = clock_timestamp()")
+    await give_up(admin, "undeliverable")
+    await grant(admin, "ann", 30, reference="more")
+    await call(admin, "credits.activate_sync", user_id="ann", email="ann@example.org")
+    assert (await notice(admin))["state"] == "undeliverable"
+    assert await admin.fetchval("SELECT email FROM credits.contacts") == "ann@example.org"
+
+
+async def test_an_address_learned_while_a_notice_is_found_undeliverable_is_not_missed(
+    admin: Connection, database: Clone, service_login: Connection
+) -> None:
+    await write(admin, "ann")
+    await admin.execute("UPDATE credits.notices SET kind = 'gift_expired'")
+    given = await call(service_login, CLAIM)
+    assert given["recipient"] is None
+    settling = {
+        "user_id": "ann",
+        "id": given["id"],
+        "state": "undeliverable",
+        "error": "no address is known",
+        "attempt": 1,
+    }
+    learning = await connect(database.admin_url)
+    try:
+        # The address is written, and sees the notice pending; the sender waits to see it.
+        transaction = learning.transaction()
+        await transaction.start()
+        assert await learn(learning) == "pending"
+        task = asyncio.create_task(call(service_login, SETTLE, **settling))
+        await blocked(admin, service_login)
+        await transaction.commit()
+        assert (await task)["settle_notice"] is True
+    finally:
+        await learning.close()
+    row = await notice(admin)
+    assert (row["state"], row["attempts"], row["last_error"]) == ("pending", 0, None)
+    again = await call(service_login, CLAIM)
+    assert (again["recipient"], again["attempts"]) == ("ann@example.org", 1)
+
+
+async def test_a_pause_without_its_notice_does_not_happen(admin: Connection) -> None:
+    await grant(admin, "ann", 30)
+    await subscribe(admin, "ann", at=utc("2024-01-31 12:00"))
+    await admin.execute(
+        "ALTER TABLE credits.notices ADD CONSTRAINT none_of_ann CHECK (user_id <> 'ann')"
+    )
+    due = utc("2024-02-29 12:00")
+    result = await charge(admin, due)
+    assert (result["paused"], result["errors"]) == (0, 1)
+    row = await admin.fetchrow("SELECT active, paused_at, retry_at FROM credits.sync_subscriptions")
+    assert row is not None
+    assert (row["active"], row["paused_at"]) == (True, None)
+    # Once it can be told, it is paused, and told once.
+    await admin.execute("ALTER TABLE credits.notices DROP CONSTRAINT none_of_ann")
+    assert (await charge(admin, row["retry_at"]))["paused"] == 1
+    assert (await notice(admin))["kind"] == "sync_paused"

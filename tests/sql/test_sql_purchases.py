@@ -445,10 +445,18 @@ async def test_the_address_given_on_stripes_page_is_kept_where_none_is_known(
     admin: Connection, service_login: Connection
 ) -> None:
     purchase = await start_on_page(admin, service_login)
+    # It had nowhere to go until now.
+    await admin.execute(
+        "SELECT credits._write_notice('ann', 'gift_expired', '{}', clock_timestamp())"
+    )
+    await admin.execute(
+        "UPDATE credits.notices SET state = 'undeliverable', next_attempt_at = NULL"
+    )
     for address in ("ann", "ann@example.org", "other@example.org"):
         about = session(purchase["id"], customer_details={"email": address})
         await event(service_login, "checkout.session.completed", about)
     assert await admin.fetchval("SELECT email FROM credits.contacts") == "ann@example.org"
+    assert await admin.fetchval("SELECT state::text FROM credits.notices") == "pending"
 
 
 async def test_stripe_is_asked_about_a_purchase_once_per_ten_seconds(

@@ -1,6 +1,8 @@
 -- credits._remember_address: keep the address to which a user's notices go.
 --
--- Needs: the user has a balance row.
+-- Notices that had nowhere to go are sent to it (_revive_notices).
+--
+-- Needs: the caller holds the user's balance row.
 CREATE OR REPLACE FUNCTION credits._remember_address(p_user_id text, p_email text, p_now timestamptz)
 RETURNS void
 LANGUAGE plpgsql
@@ -12,6 +14,9 @@ BEGIN
         VALUES (p_user_id, p_email, p_now)
         ON CONFLICT (user_id) DO UPDATE SET email = excluded.email, updated_at = excluded.updated_at
         WHERE c.email <> excluded.email;
+        IF found THEN
+            PERFORM credits._revive_notices(p_user_id, p_now);
+        END IF;
     END IF;
 END
 $$;

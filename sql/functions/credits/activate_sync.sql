@@ -49,8 +49,9 @@ BEGIN
     END IF;
 
     v_now := clock_timestamp();
-    PERFORM credits._remember_address(p_user_id, p_email, v_now);
     v_activation := credits._activate_sync(v_subscription, p_interval, p_id, v_now);
+    -- Behind the activation: a notice of the pause that it ends is not sent to the new address.
+    PERFORM credits._remember_address(p_user_id, p_email, v_now);
     PERFORM credits._keep_call(
         p_user_id, 'user', p_idempotency_key, 'activate_sync', p_interval::text, v_now,
         jsonb_build_object(

@@ -1,7 +1,8 @@
 -- credits.list_problems: what an operator should look at, one line each; none when all is well.
 --
--- Readiness shows it as degraded (api.md): jobs that are late or failing, charges that fail, and
--- a ledger check that found something.
+-- Readiness shows it as degraded (api.md): jobs that are late or failing, charges that fail, Stripe
+-- events that do not come through, notices that did not go out, and a ledger check that found
+-- something.
 CREATE OR REPLACE FUNCTION credits.list_problems()
 RETURNS SETOF text
 LANGUAGE plpgsql STABLE SECURITY DEFINER
@@ -60,6 +61,13 @@ BEGIN
     WHERE n.state = 'failed'
     HAVING count(*) > 0;
 
+    -- Nothing helps those but an address, so that they are not told of for ever.
+    RETURN QUERY
+    SELECT format('%s notices of the last 7 days could not be sent: no address is known', count(*))
+    FROM credits.notices AS n
+    WHERE n.state = 'undeliverable' AND n.created_at > credits._utc_add(v_now, '-7 days')
+    HAVING count(*) > 0;
+
     RETURN QUERY
     SELECT format('the last ledger check found %s violations', l.did ->> 'violations')
     FROM (
@@ -71,4 +79,4 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION credits.list_problems() IS
-'What an operator should look at: late or failing jobs, charges that fail, violations of the last ledger check';
+'What an operator should look at: late or failing jobs, charges that fail, Stripe events and notices that are stuck, violations of the last ledger check';
