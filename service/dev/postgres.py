@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -145,19 +145,26 @@ class _Account:
 class Cluster:
     """A PostgreSQL cluster in `data_dir`, made at the first start.
 
-    With `durable=False` it trades safety against power loss for speed, for tests. As root, the
-    server runs under the account `postgres`; where that cannot reach `data_dir`, the data go to a
-    folder below FALLBACK_ROOT that belongs to this `data_dir` alone, and `say` is told.
+    With `durable=False` it trades safety against power loss for speed, for tests; `settings` of
+    PostgreSQL's come before our own. As root, the server runs under the account `postgres`; where
+    that cannot reach `data_dir`, the data go to a folder below FALLBACK_ROOT that belongs to this
+    `data_dir` alone, and `say` is told.
 
     The server ends with the process that started it, however that ends. One that is found running
     on this data is taken over. Every method raises PostgresError when it cannot do its work.
     """
 
     def __init__(
-        self, data_dir: Path, *, durable: bool = True, say: Callable[[str], None] = _say
+        self,
+        data_dir: Path,
+        *,
+        durable: bool = True,
+        settings: Mapping[str, str] | None = None,
+        say: Callable[[str], None] = _say,
     ) -> None:
         self._wanted_dir = data_dir.absolute()
         self._durable = durable
+        self._settings = dict(settings or {})
         self._say = say
         self._account: _Account | None = None
         self._programs: Programs | None = None
@@ -356,6 +363,7 @@ class Cluster:
         }
         if not self._durable:
             settings |= {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off"}
+        settings |= self._settings
         path = self._pgdata / "mana-credits.conf"
         path.write_text("".join(f"{name} = '{value}'\n" for name, value in settings.items()))
         path.chmod(0o600)
@@ -491,11 +499,11 @@ def _temporary_folder() -> str:
 
 
 @contextlib.contextmanager
-def temporary_cluster() -> Iterator[Cluster]:
+def temporary_cluster(settings: Mapping[str, str] | None = None) -> Iterator[Cluster]:
     """Run a cluster that is not durable, in a temporary folder; it is removed afterwards."""
     # Not below pytest's own temporary folder, which other accounts cannot reach.
     folder = Path(tempfile.mkdtemp(prefix="mana-credits-", dir=_temporary_folder()))
-    cluster = Cluster(folder, durable=False)
+    cluster = Cluster(folder, durable=False, settings=settings)
     try:
         cluster.ensure_started()
         yield cluster
