@@ -4,6 +4,8 @@
 -- broken row keeps nobody else's credits.
 --
 -- Locks: the reservations (passing over those that somebody works on), then balances by user_id.
+--        Where the caller has set lock_timeout, a balance that is held longer counts as failed, once
+--        for all reservations of its user.
 CREATE OR REPLACE FUNCTION credits._expire_reservations(
     p_now timestamptz, p_batch_size integer, p_after timestamptz, p_after_key text
 )
@@ -13,6 +15,8 @@ AS $$
 DECLARE
     v_users  text [];
     v_ids    uuid [];
+    v_held   text;
+    v_failed integer := 0;
     v_result credits.batch_result;
 BEGIN
     SELECT
@@ -41,14 +45,20 @@ BEGIN
         PERFORM credits._return_reservations(v_users, v_ids, p_now);
     EXCEPTION WHEN OTHERS OR assert_failure THEN
         FOR v_i IN 1 .. cardinality(v_ids) LOOP
+            IF v_users[v_i] = v_held THEN
+                v_failed := v_failed + 1;
+                CONTINUE;
+            END IF;
             BEGIN
-                PERFORM credits._return_reservations(v_users [v_i:v_i], v_ids [v_i:v_i], p_now);
+                PERFORM credits._return_reservations(v_users[v_i:v_i], v_ids[v_i:v_i], p_now);
             EXCEPTION WHEN OTHERS OR assert_failure THEN
-                RAISE WARNING 'reservation % cannot expire: % %', v_ids [v_i], sqlstate, sqlerrm;
-                v_result.errors := v_result.errors + 1;
-                v_result.done := v_result.done - 1;
+                RAISE WARNING 'reservation % cannot expire: % %', v_ids[v_i], sqlstate, sqlerrm;
+                v_failed := v_failed + 1;
+                v_held := CASE sqlstate WHEN '55P03' THEN v_users[v_i] END;
             END;
         END LOOP;
+        v_result.errors := v_failed;
+        v_result.done := v_result.done - v_failed;
     END;
     RETURN v_result;
 END

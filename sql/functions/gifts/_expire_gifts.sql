@@ -3,7 +3,9 @@
 -- A batch that fails is done again one by one, and the next batch goes on behind it, so that one
 -- broken row keeps nobody else's credits.
 --
--- Locks: the gifts (passing over those that somebody works on), then balances by user_id.
+-- Locks: the gifts (passing over those that somebody works on), then balances by user_id. Where the
+--        caller has set lock_timeout, a balance that is held longer counts as failed, once for all
+--        gifts of its user.
 CREATE OR REPLACE FUNCTION gifts._expire_gifts(
     p_now timestamptz, p_batch_size integer, p_after timestamptz, p_after_key text
 )
@@ -11,16 +13,18 @@ RETURNS credits.batch_result
 LANGUAGE plpgsql
 AS $$
 DECLARE
+    v_users  text [];
     v_ids    uuid [];
-    v_id     uuid;
+    v_held   text;
     v_failed uuid [] := ARRAY[]::uuid [];
     v_result credits.batch_result;
 BEGIN
     SELECT
         -- In the order of user_id, in which all balances are locked, also one by one.
+        array_agg(d.creator_id ORDER BY d.creator_id, d.id),
         array_agg(d.id ORDER BY d.creator_id, d.id), count(*), max(d.expires_at),
         (array_agg(d.id::text ORDER BY d.expires_at DESC, d.id DESC))[1]
-    INTO v_ids, v_result.done, v_result.last_at, v_result.last_key
+    INTO v_users, v_ids, v_result.done, v_result.last_at, v_result.last_key
     FROM (
         SELECT g.id, g.creator_id, g.expires_at
         FROM gifts.gift_codes AS g
@@ -41,12 +45,17 @@ BEGIN
     BEGIN
         PERFORM gifts._return_gifts(v_ids, 'expired', p_now);
     EXCEPTION WHEN OTHERS OR assert_failure THEN
-        FOREACH v_id IN ARRAY v_ids LOOP
+        FOR v_i IN 1 .. cardinality(v_ids) LOOP
+            IF v_users[v_i] = v_held THEN
+                v_failed := v_failed || v_ids[v_i];
+                CONTINUE;
+            END IF;
             BEGIN
-                PERFORM gifts._return_gifts(ARRAY[v_id], 'expired', p_now);
+                PERFORM gifts._return_gifts(v_ids[v_i:v_i], 'expired', p_now);
             EXCEPTION WHEN OTHERS OR assert_failure THEN
-                RAISE WARNING 'gift % cannot expire: % %', v_id, sqlstate, sqlerrm;
-                v_failed := v_failed || v_id;
+                RAISE WARNING 'gift % cannot expire: % %', v_ids[v_i], sqlstate, sqlerrm;
+                v_failed := v_failed || v_ids[v_i];
+                v_held := CASE sqlstate WHEN '55P03' THEN v_users[v_i] END;
             END;
         END LOOP;
         v_result.errors := cardinality(v_failed);
