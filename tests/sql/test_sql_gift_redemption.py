@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
@@ -71,6 +71,18 @@ async def test_the_same_redeemer_gets_the_first_answer_again(
     assert dict(again) == {**dict(first), "replayed": True}
     assert await amounts(admin, "bob") == [("gift", 5)]
     assert len(await attempts(admin)) == 1
+
+
+async def test_a_refused_attempt_made_again_is_not_the_one_that_got_it(
+    service_login: Connection,
+) -> None:
+    """The gift came to him in between, by the address that he has registered with."""
+    gift = await give_to(service_login, BOB)
+    attempt = {"code": gift["code"], "user_id": "bob", "email": "else@example.org", "id": uuid4()}
+    assert (await call(service_login, REDEEM, **attempt))["outcome"] == "failed_wrong_user"
+    await call(service_login, PENDING, user_id="bob", email=BOB)
+    again = await call(service_login, REDEEM, **attempt)
+    assert (again["outcome"], again["replayed"]) == ("success", True)
 
 
 async def test_creators_may_redeem_their_own_simple_code(

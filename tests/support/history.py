@@ -120,6 +120,10 @@ class History:
         """How often each function was answered, and how often it refused with what."""
         return Counter(f"{told.function} {told.refused or 'done'}" for told in self.told)
 
+    def about(self, ids: set[UUID]) -> list[Told]:
+        """What was told of moves, by the ids that callers drew for them."""
+        return [told for told in self.told if told.arguments.get("id") in ids]
+
     def firsts(self, function: str, subject: Callable[[Arguments, Row], Any]) -> set[Any]:
         """What was done, each by one call alone: all others were told that it had been."""
         found = Counter(
@@ -139,8 +143,11 @@ async def require_kept(admin: Connection, history: History) -> None:
     ledger = Counter(row["id"] for row in rows)
     assert set(ledger.values()) <= {1}
     drawn = {told.arguments["id"] for told in history.told if told.function in MOVES}
-    assert (drawn - moves.keys()) & ledger.keys() == set(), "a refused call has moved credits"
-    assert moves.keys() - ledger.keys() == set(), "a move was told of that is lost"
+    # Each with all that was said of it.
+    moved = history.about((drawn - moves.keys()) & ledger.keys())
+    assert moved == [], f"a refused call has moved credits: {moved}"
+    lost = history.about(moves.keys() - ledger.keys())
+    assert lost == [], f"a move was told of that is lost: {lost}"
 
     others = defaultdict(list)
     for row in rows:
@@ -159,7 +166,7 @@ async def require_kept(admin: Connection, history: History) -> None:
     # What payments give and take is told by Stripe's events; see require_paid.
     others.pop("purchase", None)
     others.pop("reversal", None)
-    assert others == {}, "moves that nobody was told of"
+    assert others == {}, f"moves that nobody was told of: {others}"
 
 
 def _moves(history: History) -> dict[UUID, Move]:

@@ -52,7 +52,9 @@ BEGIN
         RETURN ROW(
             'success', v_gift.id, v_gift.total_credits, v_gift.message, v_gift.creator_name,
             NOT EXISTS (
-                SELECT 1 FROM gifts.gift_redemptions WHERE user_id = p_user_id AND id = p_id
+                -- An attempt with this id may have been refused, before he got it otherwise.
+                SELECT 1 FROM gifts.gift_redemptions
+                WHERE user_id = p_user_id AND id = p_id AND outcome = 'success'
             ),
             v_available
         )::gifts.redemption;
