@@ -9,7 +9,7 @@ from service.api import admin, credits, docs, gifts, health, internal, metrics, 
 from service.auth import Authenticator, KeySet
 from service.db import Database
 from service.keys import AUTHENTICATOR, DB, METRICS, PAGES, SETTINGS, STRIPE
-from service.metrics import CONTENT_TYPE, Metrics
+from service.metrics import Metrics
 from service.middleware import MIDDLEWARES, add_routes, declared_routes, measure
 from service.notices import Sender
 from service.pages import make_pages
@@ -98,9 +98,7 @@ def create_metrics_app(app: web.Application) -> web.Application:
     """The metrics of an application alone, without a key: for METRICS_PORT."""
 
     async def get_metrics(_request: web.Request) -> web.Response:
-        return web.Response(
-            body=await app[METRICS].expose(), headers={"Content-Type": CONTENT_TYPE}
-        )
+        return await metrics.tell_metrics(app)
 
     made = web.Application()
     made.router.add_get("/metrics", get_metrics)

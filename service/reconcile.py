@@ -146,7 +146,7 @@ class Reconciler:
         )
         if since is None:
             return 0
-        # By this clock: the hour that is read again covers how far it is from Stripe's.
+        # By this clock: the ten minutes that are read again cover how far it is from Stripe's.
         until = datetime.now(UTC)
         try:
             fetched, left = await self._fetch_since(since)

@@ -69,9 +69,7 @@ class _Protocol(web.RequestHandler):
         self._unread_seconds = unread_seconds
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin with the time for the first request running."""
-        # Without it aiohttp lets a connection wait for its first request without an end.
-        self.keep_alive(True)
+        """Bound the time for which what was written may stay unread."""
         super().connection_made(transport)
         connection = transport.get_extra_info("socket")
         if connection is not None and hasattr(socket, "TCP_USER_TIMEOUT"):

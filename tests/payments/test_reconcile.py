@@ -116,7 +116,7 @@ async def test_events_that_no_webhook_brought_are_fetched(shop: Shop, asking: Re
         assert (status, await shop.service.balance(user)) == states[user]
     await shop.all_is_applied()
 
-    # The hour that is read again brings nothing new, and what comes later is found.
+    # What is read again brings nothing new, and what comes later is found.
     await time_has_come(shop)
     assert await asking.fetch_events() == 0
     assert await asking.fetch_events() == 0
@@ -227,6 +227,19 @@ async def test_a_purchase_that_stripe_refuses_does_not_stop_the_others(
     await asking.reconcile()
     assert (await shop.row(bought[2]["id"]))["status"] == "completed"
     assert await shop.service.balance("user2") == 500
+
+
+async def test_refunds_of_several_pages_all_count(shop: Shop, asking: Reconciler) -> None:
+    purchase = await shop.paid()
+    await shop.look("ann", str(purchase["id"]))
+    for _ in range(101):
+        await shop.refund(purchase, amount=1)
+    await until(lambda: any(b'"charge.refunded"' in body for body, _ in shop.letterbox.letters))
+    letter = next(one for one in shop.letterbox.letters if b'"charge.refunded"' in one[0])
+    assert (await shop.deliver(*letter)).status == 200
+    assert await asking.retry_events() == 1
+    assert shop.line.count("GET", "refunds") == 2
+    assert await shop.service.balance("ann") == 500 - 101
 
 
 async def test_refunds_that_stripe_does_not_tell_do_not_stop_other_events(

@@ -686,9 +686,9 @@ async def test_one_process_reads_the_list_of_events_at_a_time(
         await service_login.execute("SELECT credits.settle_event_listing($1)", until)
         assert await other.fetchval("SELECT credits.claim_event_listing()") is None
         await admin.execute("UPDATE credits.stripe_listing SET next_at = clock_timestamp()")
-        # An hour is read again.
+        # Ten minutes are read again.
         assert await other.fetchval("SELECT credits.claim_event_listing()") == (
-            until - timedelta(hours=1)
+            until - timedelta(minutes=10)
         )
         # A straggler does not set it back.
         await service_login.execute("SELECT credits.settle_event_listing($1)", since)

@@ -11,9 +11,9 @@ LANGUAGE plpgsql
 AS $$
 DECLARE
     v_is_session CONSTANT boolean := starts_with(p_type, 'checkout.session.');
+    -- Only a session has it.
     v_email      CONSTANT text := p_object #>> '{customer_details,email}';
     v_purchase   credits.purchases;
-    v_now        timestamptz;
 BEGIN
     v_purchase := credits._follow_payment(
         p_purchase,
@@ -41,17 +41,13 @@ BEGIN
             WHEN p_type = 'checkout.session.expired' THEN 'the checkout session expired'
         END
     );
-    IF v_is_session AND v_email LIKE '%_@_%' AND char_length(v_email) <= 254 THEN
+    IF v_email IS NOT NULL THEN
         -- A foreign key leads from the address to the balance: without this lock first, the insert
         -- would take a weaker one on it, and whoever has the balance may wait for this purchase.
         PERFORM credits._lock_balance(p_purchase.user_id);
-        v_now := clock_timestamp();
-        INSERT INTO credits.contacts (user_id, email, updated_at)
-        VALUES (p_purchase.user_id, v_email, v_now)
-        ON CONFLICT (user_id) DO NOTHING;
-        IF found THEN
-            PERFORM credits._revive_notices(p_purchase.user_id, v_now);
-        END IF;
+        PERFORM credits._remember_address(
+            p_purchase.user_id, v_email, clock_timestamp(), p_replace => false
+        );
     END IF;
     RETURN credits._purchase_outcome(p_purchase, v_purchase);
 END

@@ -1,7 +1,8 @@
 -- credits.claim_event_listing: may Stripe's list of events be read now, and from where?
 --
 -- At most once a minute, by one process: the caller that gets a time has this turn until its lease
--- ends. An hour is read again each time, because Stripe's list is not complete at once.
+-- ends. Ten minutes are read again each time: Stripe's list is not complete at once, and its
+-- clock is not ours, though no further away than a webhook's signature may be old.
 --
 -- Locks: the one row of stripe_listing.
 CREATE OR REPLACE FUNCTION credits.claim_event_listing(p_lease_seconds integer DEFAULT 120)
@@ -16,7 +17,7 @@ DECLARE
 BEGIN
     UPDATE credits.stripe_listing SET next_at = v_lease
     WHERE next_at <= v_now
-    RETURNING credits._utc_add(listed_until, '-1 hour') INTO v_since;
+    RETURNING credits._utc_add(listed_until, '-10 minutes') INTO v_since;
     RETURN v_since;
 END
 $$;

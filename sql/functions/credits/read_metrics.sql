@@ -18,7 +18,7 @@ BEGIN
     SELECT m.name, t.type || ':' || t.direction, m.value
     FROM credits.ledger_totals AS t
     CROSS JOIN LATERAL (
-        VALUES ('moves', t.moves::bigint), ('credits', t.credits::bigint)
+        VALUES ('moves', t.moves), ('credits', t.credits)
     ) AS m (name, value);
 
     RETURN QUERY
@@ -29,14 +29,14 @@ BEGIN
     ) AS p
     CROSS JOIN LATERAL (
         VALUES
-        ('notices', 'pending', p.waiting::bigint),
+        ('notices', 'pending', p.waiting),
         ('notices_oldest', NULL, coalesce(extract(epoch FROM v_now - p.oldest), 0)::bigint)
     ) AS m (name, label, value)
     UNION ALL
     SELECT 'notices', s.state::text, (
         SELECT count(*) FROM credits.notices AS n
         WHERE n.state = s.state AND n.state IN ('failed', 'undeliverable')
-    )::bigint
+    )
     FROM unnest(ARRAY['failed', 'undeliverable']::credits.notice_state []) AS s (state);
 
     -- Those that nobody asks Stripe about any more were given up by their buyers.
@@ -48,7 +48,7 @@ BEGIN
     ) AS p
     CROSS JOIN LATERAL (
         VALUES
-        ('purchases_pending', p.open::bigint),
+        ('purchases_pending', p.open),
         ('purchases_oldest', coalesce(extract(epoch FROM v_now - p.oldest), 0)::bigint)
     ) AS m (name, value);
 
@@ -72,7 +72,7 @@ BEGIN
     ) AS d
     CROSS JOIN LATERAL (
         VALUES
-        ('subscriptions_overdue', d.overdue::bigint),
+        ('subscriptions_overdue', d.overdue),
         ('subscriptions_oldest', coalesce(extract(epoch FROM v_now - d.oldest), 0)::bigint)
     ) AS m (name, value);
 
@@ -80,7 +80,7 @@ BEGIN
     SELECT 'stripe_events', s.state::text, (
         SELECT count(*) FROM credits.stripe_events AS e
         WHERE e.state = s.state AND e.state IN ('received', 'failed')
-    )::bigint
+    )
     FROM unnest(ARRAY['received', 'failed']::credits.stripe_event_state []) AS s (state);
 
     -- Never: since the job has been expected.
