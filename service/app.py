@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 import aiohttp
 from aiohttp import web
 
-from service.api import admin, credits, docs, gifts, health, internal, metrics, sync, webhooks
+from service.api import admin, credits, gifts, health, internal, metrics, pages, sync, webhooks
 from service.auth import Authenticator, KeySet
 from service.db import Database
 from service.keys import AUTHENTICATOR, DB, METRICS, PAGES, SETTINGS, STRIPE
@@ -33,7 +33,7 @@ def create_app(settings: Settings) -> web.Application:
         internal.routes,
         webhooks.routes,
         metrics.routes,
-        docs.routes,
+        pages.routes,
     )
     app[PAGES] = make_pages(declared_routes(app), settings)
     app.cleanup_ctx.extend((_database, _authenticator, _stripe, _notices, _reconciliation))

@@ -54,6 +54,7 @@ _PATH_PARTS: Final[Mapping[str, _PathPart]] = types.MappingProxyType(
         "userId": _PathPart(UserId, "A user id, as the auth service chose it", "invalid_request"),
         "purchaseId": _PathPart(UUID, "The purchase", "not_found"),
         "id": _PathPart(UUID, "The gift", "not_found"),
+        "file": _PathPart(str, "A file's name", "not_found"),
         "code": _PathPart(
             str, "A gift code, in any case, with or without hyphens and spaces", "not_found"
         ),

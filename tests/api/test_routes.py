@@ -59,8 +59,15 @@ CONTRACT = {
     ("GET", "/metrics"): Auth.SERVICE,
     ("GET", "/openapi.json"): Auth.PUBLIC,
     ("GET", "/docs"): Auth.PUBLIC,
-    ("GET", "/docs/docs.css"): Auth.PUBLIC,
-    ("GET", "/docs/docs.js"): Auth.PUBLIC,
+    ("GET", "/"): Auth.PUBLIC,
+    ("GET", "/purchases/{purchaseId}"): Auth.PUBLIC,
+    ("GET", "/settings/sync"): Auth.PUBLIC,
+    ("GET", "/gifts"): Auth.PUBLIC,
+    ("GET", "/g/{code}"): Auth.PUBLIC,
+    ("GET", "/admin"): Auth.PUBLIC,
+    ("GET", "/admin/users/{userId}"): Auth.PUBLIC,
+    ("GET", "/assets/{file}"): Auth.PUBLIC,
+    ("GET", "/client/{file}"): Auth.PUBLIC,
 }
 
 
