@@ -3,12 +3,12 @@
 import { api } from "./api.js";
 import { usageChart } from "./chart.js";
 import { buy } from "./checkout.js";
-import { fill, h, newId } from "./dom.js";
+import { h, newId } from "./dom.js";
 import { credits, date, dateTime, euros, number, signedNumber } from "./format.js";
 import { texts } from "./i18n.js";
 import { base } from "./session.js";
 import { start } from "./shell.js";
-import { actionForm, badge, card, endless, field, pagesByOffset, region, row, select, table } from "./ui.js";
+import { actionForm, badge, card, endless, fact, field, pagesByOffset, region, row, select, table } from "./ui.js";
 import { purchaseWord, typeWord, types } from "./words.js";
 
 const say = texts({
@@ -123,14 +123,6 @@ function balanceRegion() {
       reserved > 0 && h("p", { className: "hint" }, say.heldHint),
     ],
   });
-}
-
-/**
- * @param {string} name
- * @param {string} value
- */
-function fact(name, value) {
-  return h("div", {}, h("dt", {}, name), h("dd", {}, value));
 }
 
 function shopRegion() {

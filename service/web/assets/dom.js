@@ -105,9 +105,10 @@ function dress(element, properties) {
 function nodes(children) {
   /** @type {(Node | string)[]} */
   const found = [];
-  for (const child of children.flat(Infinity)) {
-    if (child === null || child === undefined || child === false) continue;
-    found.push(typeof child === "number" ? String(child) : /** @type {Node | string} */ (child));
+  for (const child of children) {
+    if (Array.isArray(child)) found.push(...nodes(child));
+    else if (child instanceof Node) found.push(child);
+    else if (child !== null && child !== undefined && child !== false) found.push(String(child));
   }
   return found;
 }

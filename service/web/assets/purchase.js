@@ -2,14 +2,14 @@
 
 import { api } from "./api.js";
 import { forget } from "./checkout.js";
-import { fill, h } from "./dom.js";
+import { h } from "./dom.js";
 import { credits, dateTime, euros } from "./format.js";
 import { texts } from "./i18n.js";
 import { base } from "./session.js";
 import { start } from "./shell.js";
-import { badge, card, region } from "./ui.js";
+import { badge, fact, region } from "./ui.js";
 import { purchaseState, purchaseWord } from "./words.js";
-import { CreditsError } from "../client/credits-client.js";
+import { NotFoundError } from "../client/credits-client.js";
 
 /** @typedef {import("../client/types.js").Purchase} Purchase */
 
@@ -32,6 +32,7 @@ const say = texts({
     begun: "Begun",
     done: "Completed",
     back: "To your account",
+    state: "State",
     again: "Try again",
     unknown: "There is no such purchase in your account. Perhaps you are signed in as somebody else.",
   },
@@ -55,6 +56,7 @@ const say = texts({
     begun: "Begonnen",
     done: "Abgeschlossen",
     back: "Zu deinem Konto",
+    state: "Stand",
     again: "Noch einmal versuchen",
     unknown: "Diesen Kauf gibt es in deinem Konto nicht. Vielleicht bist du als jemand anderes angemeldet.",
   },
@@ -70,24 +72,73 @@ start({
   title: say.title,
   here: "account",
   render: () => {
-    const purchaseId = decodeURIComponent(location.pathname.split("/").at(-1) ?? "");
-    const status = h("p", { role: "status" });
+    const purchaseId = location.pathname.split("/").at(-1) ?? "";
+    const about = h("p", { className: "lead", role: "status" });
+    /** @type {string | null} */
+    let state = null;
     const follow = region({
       lines: 5,
       load: (signal) => look(purchaseId, signal),
-      render: (purchase) => draw(purchase, status),
+      render: (purchase) => {
+        state = purchase === null ? null : purchaseState(purchase);
+        const said = state === null ? say.unknown : (say.about[state] ?? "");
+        // Said again only when it is something else.
+        if (about.textContent !== said) about.textContent = said;
+        return [about, purchase !== null && facts(purchase), wayOn(state)];
+      },
     });
     void watch();
-    return h("div", { className: "narrow-page" }, card("", follow.element));
+    return h("div", { className: "card narrow-page" }, follow.element);
 
     async function watch() {
       let pause = FIRST_MS;
-      for (;;) {
-        const loaded = await follow.reload();
-        if (!loaded || !isOpen) return;
-        await pauseFor(state === "processing" ? DEBIT_MS : pause);
+      while ((await follow.reload()) && (state === "pending" || state === "processing")) {
+        await wait(state === "processing" ? DEBIT_MS : pause);
         pause = Math.min(pause * 1.5, LAST_MS);
       }
+      if (state !== null && state !== "pending") forget(purchaseId);
     }
   },
 });
+
+/**
+ * The purchase, or null for one that is not there, or somebody else's.
+ *
+ * @param {string} purchaseId
+ * @param {AbortSignal} signal
+ */
+async function look(purchaseId, signal) {
+  try {
+    return await api.purchase(purchaseId, { signal });
+  } catch (error) {
+    if (error instanceof NotFoundError) return null;
+    throw error;
+  }
+}
+
+/** @param {Purchase} purchase */
+function facts(purchase) {
+  return h(
+    "dl",
+    { className: "facts" },
+    fact(say.state, badge(...purchaseWord(purchase))),
+    fact(say.amount, credits(purchase.credits)),
+    fact(say.price, euros(purchase.priceEuroCents)),
+    fact(say.begun, dateTime(purchase.createdAt)),
+    purchase.completedAt && fact(say.done, dateTime(purchase.completedAt)),
+  );
+}
+
+/** @param {string | null} state */
+function wayOn(state) {
+  const lost = state === "failed" || state === "cancelled";
+  return h(
+    "div",
+    { className: "choices" },
+    lost && h("a", { className: "button primary", href: `${base}/#top-up` }, say.again),
+    h("a", { className: "button", href: `${base}/` }, say.back),
+  );
+}
+
+/** @param {number} ms */
+const wait = (ms) => new Promise((resolve) => setTimeout(resolve, ms));

@@ -561,3 +561,13 @@ export function card(title, ...children) {
   const heading = h("h2", { id: newId() }, title);
   return h("section", { className: "card", aria: { labelledby: heading.id } }, heading, ...children);
 }
+
+/**
+ * A name and a value of a list of facts.
+ *
+ * @param {string} name
+ * @param {Child} value
+ */
+export function fact(name, value) {
+  return h("div", {}, h("dt", {}, name), h("dd", {}, value));
+}
