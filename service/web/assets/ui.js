@@ -58,17 +58,18 @@ export function region({ load, render, lines = 3, className = "", label }) {
   let shown = false;
 
   /**
-   * Whoever was in it by keyboard stays in it, though what had the focus is gone.
+   * Whoever was in it by keyboard stays in it, even where what had the focus is gone.
    *
    * @param {Child} children
    */
   function put(children) {
-    const inside = element.contains(document.activeElement);
+    const focused = document.activeElement;
+    const inside = element.contains(focused);
     fill(element, children);
-    if (inside) {
-      element.tabIndex = -1;
-      element.focus({ preventScroll: true });
-    }
+    if (!inside) return;
+    element.tabIndex = -1;
+    const still = focused instanceof HTMLElement && element.contains(focused);
+    (still ? focused : element).focus({ preventScroll: true });
   }
 
   /** @returns {Promise<boolean>} whether it shows what was loaded */
