@@ -277,13 +277,14 @@ function searchPart() {
         : foundUsers(users);
     },
   });
-  const place = h("div", {});
+  const place = h("div", { hidden: true });
   const run = async () => {
     query = asked.value;
     count.textContent = "";
     // For the way back from a user; in the address it would be in everybody's logs.
     history.replaceState({ query }, "");
     fill(place, count, results.element);
+    place.hidden = false;
     await results.reload();
   };
   const kept = /** @type {{ query?: unknown } | null} */ (history.state)?.query;

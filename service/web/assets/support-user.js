@@ -299,8 +299,10 @@ function ledgerPart(userId, changed) {
         ],
         { cell: signedNumber(it.amount), className: it.amount > 0 ? "number plus" : "number", label: say.amount },
         { cell: number(it.balanceAfter), className: "number", label: say.after },
-        it.type === "usage" &&
-          button(say.refund, () => refund(it, changed), "small", say.refundOf(what, credits(-it.amount))),
+        it.type === "usage" && {
+          cell: button(say.refund, () => refund(it, changed), "small", say.refundOf(what, credits(-it.amount))),
+          className: "act",
+        },
       );
     },
     empty: say.noMoves,
