@@ -246,6 +246,7 @@
  * @property {string} appId up to 64 characters
  * @property {string} description up to 500 characters, for the user's history
  * @property {Record<string, unknown>} [metadata] up to 16 KiB of JSON
+ * @property {string} [idempotencyKey] here or in the options
  */
 
 /**
@@ -273,6 +274,29 @@
  * @property {string} [message] up to 500 characters
  * @property {number} [expirationDays] 1 to 3650 (90)
  * @property {Time} [expiresAt] instead of days
+ * @property {string} [idempotencyKey] here or in the options
  */
+
+/**
+ * Why an administrator does something; it is written down with who it was.
+ *
+ * @typedef {{ reason: string }} Reasoned
+ */
+
+/**
+ * @typedef {object} SyncGiftState
+ * @property {true} success
+ * @property {string} userId
+ * @property {boolean} gifted
+ * @property {boolean} active
+ */
+
+/**
+ * An answer for support; its fields are in the OpenAPI document.
+ *
+ * @typedef {Record<string, any>} AdminAnswer
+ */
+
+/** @typedef {Moved & AdminAnswer} AdminMove */
 
 export {};
