@@ -13,7 +13,7 @@ AS $$
 DECLARE
     v_today   CONSTANT date := (clock_timestamp() AT TIME ZONE 'UTC')::date;
     v_counted credits.daily_totals;
-    v_since   timestamptz := '-infinity';
+    v_since   timestamptz := timestamptz '-infinity';
 BEGIN
     PERFORM credits._require(
         p_days BETWEEN 1 AND 366, 'days', 'must be a whole number from 1 to 366'
@@ -41,7 +41,7 @@ BEGIN
     FROM (
         SELECT v_today - g.number AS day FROM generate_series(0, p_days - 1) AS g (number)
     ) AS n
-    LEFT JOIN credits.daily_totals AS c ON c.day = n.day
+    LEFT JOIN credits.daily_totals AS c ON c.day = n.day AND c.day > v_today - p_days
     LEFT JOIN open_days AS o ON o.day = n.day
     ORDER BY n.day DESC;
 END

@@ -12,7 +12,7 @@ LANGUAGE plpgsql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_before timestamptz := 'infinity';
+    v_before timestamptz := timestamptz 'infinity';
 BEGIN
     -- Those that are done with are most of the table, and in no index.
     PERFORM credits._require(
