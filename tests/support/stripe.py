@@ -43,13 +43,13 @@ _numbers = itertools.count(1)
 
 
 @contextlib.contextmanager
-def local_stripe(data: Path) -> Iterator[str]:
-    """Run a local Stripe whose debits settle at once; its address."""
+def local_stripe(data: Path, *, sepa_delay: float = 0.1) -> Iterator[str]:
+    """Run a local Stripe whose debits settle after so many seconds; its address."""
     port = free_port()
     process = subprocess.Popen(
         [
             *(sys.executable, "-m", "service.dev.local_stripe", "--exit-with-parent"),
-            *("--port", str(port), "--data", str(data), "--sepa-delay", "0.1"),
+            *("--port", str(port), "--data", str(data), "--sepa-delay", str(sepa_delay)),
         ],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
