@@ -9,11 +9,11 @@ TO_TEST := $(VENV)/.to-test
 comma := ,
 SHELL_FILES := .ci/run service/dev/packages.sh
 
-.PHONY: help run demo test lint format clean
+.PHONY: help run demo test lint format screenshots clean
 .DEFAULT_GOAL := help
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):[^#]*## /  \1\t/p' Makefile | expand -t 12
+	@sed -n 's/^\([a-z]*\):[^#]*## /  \1\t/p' Makefile | expand -t 14
 
 run: $(TO_RUN) ## the whole system on this machine, until Ctrl-C (PORT=3061)
 	@service/dev/packages.sh
@@ -39,6 +39,10 @@ lint: $(TO_TEST) ## formatting, types, layers, SQL, shell, compose
 format: $(TO_TEST) ## put the Python files in shape
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+screenshots: $(TO_TEST) ## every page in both widths and themes, into build/screenshots
+	@service/dev/packages.sh test
+	$(BIN)/python -m tests.web.screenshots build/screenshots
 
 clean: ## remove what can be made again; the data in .local stay
 	rm -rf $(VENV) .mypy_cache .ruff_cache .import_linter_cache .pytest_cache build dist *.egg-info
