@@ -43,7 +43,7 @@ _numbers = itertools.count(1)
 
 
 @contextlib.contextmanager
-def local_stripe(data: Path, sepa_delay: float = 0.1) -> Iterator[str]:
+def local_stripe(data: Path, *, sepa_delay: float = 0.1) -> Iterator[str]:
     """Run a local Stripe whose debits settle after so many seconds; its address."""
     port = free_port()
     process = subprocess.Popen(

@@ -331,8 +331,7 @@ async def test_the_first_page_is_light(people: People, shop: Shop) -> None:
     assert sum(sizes) < 100_000
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
-@pytest.mark.parametrize("locale", ["en", "de"])
+@pytest.mark.parametrize(("locale", "theme"), [("en", "light"), ("de", "dark")])
 async def test_the_pages_are_accessible_and_fit(
     people: People, shop: Shop, locale: Locale, theme: Theme
 ) -> None:

@@ -100,8 +100,11 @@ const say = texts({
 /** @type {readonly Interval[]} */
 const INTERVALS = ["monthly", "quarterly", "yearly"];
 
-/** What of the store is drawn: when it changes, here or in another tab, so does the page. */
-/** @param {SyncState} state */
+/**
+ * What of the store is drawn: when it changes, here or in another tab, so does the page.
+ *
+ * @param {SyncState} state
+ */
 const drawn = (state) =>
   JSON.stringify([state.active, state.paused, state.gifted, state.interval, state.nextChargeAt, state.paidUntil]);
 
@@ -131,7 +134,10 @@ start({
     });
     sync.subscribe((now) => {
       state = now;
-      if (shown && !now.loading && !now.error && drawn(now) !== shown) void whole.reload();
+      if (!shown || now.loading || drawn(now) === shown) return;
+      // Before it is drawn, since loading it changes the store as well.
+      shown = drawn(now);
+      void whole.reload();
     });
     void whole.reload();
     document.addEventListener("visibilitychange", () => {

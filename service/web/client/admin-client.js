@@ -8,8 +8,9 @@ export * from "./errors.js";
 /** @import { CallOptions, MoveOptions, Page, TransportOptions } from "./transport.js" */
 /**
  * @import {
- *   AdminAnswer, AdminMove, PageQuery, Purchase, Reasoned, SyncGiftState, SyncStatus, Transaction,
- *   TransactionQuery
+ *   Account, AdminAction, AdminGrant, AdminRefund, EventQuery, Moved, Notice, NoticeQuery,
+ *   NoticesRetried, Overview, PageQuery, Purchase, StripeEvent, StripeEventReplayed, SupportGift,
+ *   SyncGiftState, SyncStatus, Transaction, TransactionQuery, UserFound, Why
  * } from "./types.js"
  */
 
@@ -39,20 +40,22 @@ export function createAdminClient(options) {
   return {
     users: {
       /**
-       * Users whose id or last known address fits.
+       * Users of whom this is known, the best match first.
        *
-       * @param {string} query
+       * @param {string} query an id or an e-mail address or the beginning of one, or what belongs
+       *   to a user: a purchase, transaction, PaymentIntent, Stripe customer, gift code
+       * @param {{ limit?: number }} [more] users, 1 to 500 (20)
        * @param {CallOptions} [callOptions]
-       * @returns {Promise<AdminAnswer[]>}
+       * @returns {Promise<UserFound[]>}
        */
-      find: (query, callOptions) => call.get("/admin/users", { query }, callOptions),
+      find: (query, more, callOptions) => call.get("/admin/users", { query, ...more }, callOptions),
 
       /**
        * What there is about a user: balance, holds, subscription.
        *
        * @param {string} userId
        * @param {CallOptions} [callOptions]
-       * @returns {Promise<AdminAnswer>}
+       * @returns {Promise<Account>}
        */
       get: async (userId, callOptions) => call.get(pathOf`/admin/users/${userId}`, {}, callOptions),
 
@@ -81,12 +84,12 @@ export function createAdminClient(options) {
         call.get(pathOf`/admin/users/${userId}/purchases`, { ...query }, callOptions),
 
       /**
-       * The gifts that a user made and redeemed.
+       * The gifts that a user made, newest first; codes that are still worth something are masked.
        *
        * @param {string} userId
        * @param {PageQuery} [query]
        * @param {CallOptions} [callOptions]
-       * @returns {Promise<AdminAnswer[]>}
+       * @returns {Promise<SupportGift[]>}
        */
       gifts: async (userId, query, callOptions) =>
         call.get(pathOf`/admin/users/${userId}/gifts`, { ...query }, callOptions),
@@ -97,7 +100,7 @@ export function createAdminClient(options) {
        * @param {string} userId
        * @param {PageQuery} [query]
        * @param {CallOptions} [callOptions]
-       * @returns {Promise<AdminAnswer[]>}
+       * @returns {Promise<AdminAction[]>}
        */
       actions: async (userId, query, callOptions) =>
         call.get(pathOf`/admin/users/${userId}/actions`, { ...query }, callOptions),
@@ -106,9 +109,9 @@ export function createAdminClient(options) {
        * Give credits.
        *
        * @param {string} userId
-       * @param {{ amount: number } & Reasoned} grant `amount` in credits
+       * @param {AdminGrant} grant
        * @param {MoveOptions} [moveOptions]
-       * @returns {Promise<AdminMove>}
+       * @returns {Promise<Moved>}
        */
       grant: async (userId, grant, moveOptions) =>
         call.move("POST", pathOf`/admin/users/${userId}/grant`, grant, moveOptions),
@@ -117,10 +120,9 @@ export function createAdminClient(options) {
        * Give a debit back, or a part of it; InvalidRequestError for more than is left of it.
        *
        * @param {string} userId
-       * @param {{ transactionId: string, amount?: number } & Reasoned} refund `amount` in credits,
-       *   left out: what is left of the debit
+       * @param {AdminRefund} refund
        * @param {MoveOptions} [moveOptions]
-       * @returns {Promise<AdminMove>}
+       * @returns {Promise<Moved>}
        */
       refund: async (userId, refund, moveOptions) =>
         call.move("POST", pathOf`/admin/users/${userId}/refund`, refund, moveOptions),
@@ -141,7 +143,7 @@ export function createAdminClient(options) {
        * Turn a user's Cloud Sync on, never charged, until it is revoked; again is the same.
        *
        * @param {string} userId
-       * @param {Reasoned} why
+       * @param {Why} why
        * @param {CallOptions} [callOptions]
        * @returns {Promise<SyncGiftState>}
        */
@@ -152,7 +154,7 @@ export function createAdminClient(options) {
        * End a gifted Cloud Sync.
        *
        * @param {string} userId
-       * @param {Reasoned} why
+       * @param {Why} why
        * @param {CallOptions} [callOptions]
        * @returns {Promise<SyncGiftState>}
        */
@@ -174,26 +176,26 @@ export function createAdminClient(options) {
      *
      * @param {{ days?: number }} [query] the last days, today (UTC) included
      * @param {CallOptions} [callOptions]
-     * @returns {Promise<AdminAnswer>}
+     * @returns {Promise<Overview>}
      */
     overview: (query, callOptions) => call.get("/admin/overview", { ...query }, callOptions),
 
     stripeEvents: {
       /**
-       * Events of Stripe's, newest first.
+       * A page of the events that failed or wait, newest first.
        *
-       * @param {{ state?: string } & PageQuery} [query]
+       * @param {EventQuery} [query]
        * @param {CallOptions} [callOptions]
-       * @returns {Promise<AdminAnswer[]>}
+       * @returns {Promise<Page<StripeEvent>>}
        */
-      list: (query, callOptions) => call.get("/admin/stripe-events", { ...query }, callOptions),
+      list: (query, callOptions) => call.getPage("/admin/stripe-events", { ...query }, callOptions),
 
       /**
-       * Apply an event again that could not be applied.
+       * Apply an event once more; nothing moves twice.
        *
        * @param {string} id
        * @param {CallOptions} [callOptions]
-       * @returns {Promise<AdminAnswer>}
+       * @returns {Promise<StripeEventReplayed>}
        */
       replay: async (id, callOptions) =>
         call.change("POST", pathOf`/admin/stripe-events/${id}/replay`, {}, callOptions),
@@ -201,20 +203,20 @@ export function createAdminClient(options) {
 
     notices: {
       /**
-       * Notices, newest first.
+       * A page of the notices that were not delivered, newest first.
        *
-       * @param {{ state?: string } & PageQuery} [query]
+       * @param {NoticeQuery} [query]
        * @param {CallOptions} [callOptions]
-       * @returns {Promise<AdminAnswer[]>}
+       * @returns {Promise<Page<Notice>>}
        */
-      list: (query, callOptions) => call.get("/admin/notices", { ...query }, callOptions),
+      list: (query, callOptions) => call.getPage("/admin/notices", { ...query }, callOptions),
 
       /**
-       * Send notices again that were given up.
+       * Send notices once more.
        *
-       * @param {string[]} ids
+       * @param {string[]} [ids] left out: all that failed or had no address
        * @param {CallOptions} [callOptions]
-       * @returns {Promise<AdminAnswer>}
+       * @returns {Promise<NoticesRetried>}
        */
       retry: (ids, callOptions) =>
         call.change("POST", "/admin/notices/retry", { ids }, callOptions),

@@ -145,6 +145,13 @@ export const ADMIN_CALLS = [
     "/admin/stripe-events/evt_1/replay",
     { body: {} },
   ],
+  ["notices.retry all", (c) => c.notices.retry(), "POST", "/admin/notices/retry", { body: {} }],
+  [
+    "users.find more",
+    (c) => c.users.find("a", { limit: 50 }),
+    "GET",
+    "/admin/users?query=a&limit=50",
+  ],
   ["notices.list", (c) => c.notices.list(), "GET", "/admin/notices"],
   [
     "notices.retry",
