@@ -557,11 +557,11 @@ async def test_events_that_are_not_done_with_are_listed_newest_first(
     assert [row["id"] for row in listed] == ["evt_0", "evt_2", "evt_1"]
     assert {row["purchase_id"] for row in listed} == {purchase["id"]}
     assert all(row["error"] and row["attempts"] == 1 for row in listed)
-    pages = []
-    before = None
+    pages: list[str] = []
+    before: str | None = None
     while page := await rows(service_login, "credits.list_stripe_events", limit=1, before=before):
         before = page[0]["id"]
-        pages.append(before)
+        pages.append(page[0]["id"])
     assert pages == ["evt_0", "evt_2", "evt_1"]
     (waiting,) = await rows(service_login, "credits.list_stripe_events", state="received")
     assert (waiting["id"], waiting["purchase_id"]) == ("evt_r", purchase["id"])
@@ -622,8 +622,8 @@ async def test_notices_that_were_not_delivered_are_listed_newest_first(
     page = await rows(service_login, "credits.list_notices", before=newest["id"])
     assert [row["id"] for row in page] == [oldest["id"]]
     assert len(await rows(service_login, "credits.list_notices", limit=1)) == 1
-    for state in ("delivered", None):
-        refused = await refusal(service_login, "credits.list_notices", state=state)
+    for other in ("delivered", None):
+        refused = await refusal(service_login, "credits.list_notices", state=other)
         assert (refused.sqlstate, refused.field) == ("MC001", "state")
 
 
