@@ -4,58 +4,6 @@ import { createAdminClient } from "../client/admin-client.js";
 import { drawKey } from "../client/transport.js";
 import { base, getToken } from "./session.js";
 
-/** @typedef {import("../client/types.js").SyncStatus} SyncStatus */
-/**
- * @typedef {{
- *   userId: string, email: string | null, balance: number, reserved: number, syncActive: boolean,
- *   lastMoveAt: string | null,
- * }} FoundUser
- * @typedef {{
- *   id: string, amount: number, reason: string, status: string, createdAt: string, expiresAt: string,
- * }} Hold
- * @typedef {{
- *   userId: string, email: string | null, balance: number, reserved: number, totalEarned: number,
- *   totalSpent: number, transactionsCount: number, createdAt: string | null, sync: SyncStatus,
- *   reservations: Hold[],
- * }} Account
- * @typedef {{
- *   id: string, code: string, totalCredits: number, type: string, status: string,
- *   targetEmail: string | null, message: string | null, redeemedBy: string | null,
- *   redeemedAt: string | null, expiresAt: string, createdAt: string,
- * }} SupportGift
- * @typedef {{
- *   id: string, adminId: string, adminName: string | null, action: string, reason: string | null,
- *   transactionId: string | null, details: Record<string, unknown>, createdAt: string,
- * }} Action
- * @typedef {{
- *   date: string, sold: number, granted: number, used: number, reversed: number, refunded: number,
- *   outstanding: number,
- * }} Day
- * @typedef {{
- *   job: string, lastStartedAt: string | null, lastEndedAt: string | null,
- *   lastSucceededAt: string | null, did: Record<string, unknown> | null, error: string | null,
- *   late: boolean,
- * }} Job
- * @typedef {{
- *   days: Day[],
- *   subscriptions: { active: number, paused: number, gifted: number },
- *   nextRun: { due: number, charges: number, pauses: number, credits: number },
- *   jobs: Job[],
- *   ledgerCheck: { checkedAt: string | null, violations: number | null },
- *   stripeEvents: { failed: number, received: number },
- *   notices: { waiting: number, failed: number, undeliverable: number },
- * }} Overview
- * @typedef {{
- *   id: string, type: string, state: string, error: string | null, receivedAt: string,
- *   attempts: number, nextAttemptAt: string | null, purchaseId: string | null,
- * }} StripeEvent
- * @typedef {{ id: string, state: string, outcome: string | null, error: string | null }} Replayed
- * @typedef {{
- *   id: string, userId: string, kind: string, state: string, attempts: number,
- *   lastError: string | null, createdAt: string, nextAttemptAt: string | null,
- * }} Notice
- */
-
 export const admin = createAdminClient({ baseUrl: location.origin + base, getToken });
 
 /** Where a user's page is. @param {string} userId */

@@ -6,7 +6,7 @@ import { texts } from "./i18n.js";
 import { plot } from "./chart.js";
 import { fact, row, table } from "./ui.js";
 
-/** @typedef {import("./support-api.js").Day} Day */
+/** @typedef {import("../client/types.js").LedgerDay} Day */
 
 const say = texts({
   en: {

@@ -7,11 +7,13 @@ import { admin, userPath } from "./support-api.js";
 import { creditsChart } from "./support-chart.js";
 import { actionButton, actionForm, announce, badge, card, endless, fact, field, region, row, select, table } from "./ui.js";
 
-/** @typedef {import("./support-api.js").Job} Job */
-/** @typedef {import("./support-api.js").Overview} Overview */
-/** @typedef {import("./support-api.js").FoundUser} FoundUser */
-/** @typedef {import("./support-api.js").StripeEvent} StripeEvent */
-/** @typedef {import("./support-api.js").Notice} Notice */
+/** @typedef {import("../client/types.js").Job} Job */
+/** @typedef {import("../client/types.js").Overview} Overview */
+/** @typedef {import("../client/types.js").UserFound} UserFound */
+/** @typedef {import("../client/types.js").StripeEvent} StripeEvent */
+/** @typedef {import("../client/types.js").Notice} Notice */
+/** @typedef {import("../client/types.js").EventQuery} EventQuery */
+/** @typedef {import("../client/types.js").NoticeQuery} NoticeQuery */
 /** @typedef {import("./words.js").Tone} Tone */
 
 const say = texts({
@@ -21,8 +23,9 @@ const say = texts({
     searchHint: "Ids and addresses may be cut short; ids of Stripe's payments and customers are found as well.",
     searchButton: "Search",
     found: (/** @type {number} */ count) => (count === 1 ? "1 user found" : `${number(count)} users found`),
+    many: (/** @type {number} */ count) => `The ${number(count)} that fit best. Search for more of it to see others.`,
     nobody: "Nobody fits.",
-    open: (/** @type {string} */ id) => `Open ${id} as a new user`,
+    open: (/** @type {string} */ id) => `If it is the id of a user not seen yet: open ${id}`,
     user: "User",
     balance: "Balance",
     held: "Held",
@@ -130,8 +133,9 @@ const say = texts({
     searchHint: "IDs und Adressen dürfen abgekürzt sein; auch IDs von Stripes Zahlungen und Kunden werden gefunden.",
     searchButton: "Suchen",
     found: (count) => `${number(count)} Benutzer gefunden`,
+    many: (count) => `Die ${number(count)}, die am besten passen. Such genauer, um andere zu sehen.`,
     nobody: "Niemand passt.",
-    open: (id) => `${id} als neuen Benutzer öffnen`,
+    open: (id) => `Wenn es die ID eines neuen Benutzers ist: ${id} öffnen`,
     user: "Benutzer",
     balance: "Guthaben",
     held: "Vorgemerkt",
@@ -236,6 +240,8 @@ const say = texts({
 });
 
 const PAGE = 25;
+/** What can be a user id, as the API has it; one with an at sign is more likely an address. */
+const USER_ID = /^(?!\.{1,2}$)[^\s/?#%{}@]{1,128}$/u;
 
 export function overviewPage() {
   const search = searchPart();
@@ -269,11 +275,12 @@ function searchPart() {
   const count = h("p", { className: "soft", role: "status" });
   const results = region({
     lines: 3,
-    load: async (signal) => /** @type {FoundUser[]} */ (await admin.users.find(query, { signal })),
+    load: (signal) => admin.users.find(query, { limit: PAGE }, { signal }),
     render: (users) => {
-      count.textContent = users.length === 0 ? say.nobody : say.found(users.length);
+      count.textContent =
+        users.length === 0 ? say.nobody : users.length < PAGE ? say.found(users.length) : say.many(PAGE);
       return users.length === 0
-        ? h("a", { href: userPath(query) }, say.open(query))
+        ? USER_ID.test(query) && h("a", { href: userPath(query) }, say.open(query))
         : foundUsers(users);
     },
   });
@@ -303,7 +310,7 @@ function searchPart() {
   };
 }
 
-/** @param {FoundUser[]} users */
+/** @param {UserFound[]} users */
 function foundUsers(users) {
   const body = h("tbody");
   body.append(
@@ -338,8 +345,7 @@ function overviewPart() {
   period.setAttribute("aria-label", say.period);
   const part = region({
     lines: 16,
-    load: async (signal) =>
-      /** @type {Overview} */ (await admin.overview({ days: Number(period.value) }, { signal })),
+    load: (signal) => admin.overview({ days: Number(period.value) }, { signal }),
     render: (overview) =>
       h(
         "div",
@@ -482,7 +488,10 @@ function eventsPart(changed, find) {
   const list = endless({
     lines: 3,
     first: (signal) =>
-      pagesBefore((page) => admin.stripeEvents.list({ state: state.value, ...page }, { signal })),
+      admin.stripeEvents.list(
+        { state: /** @type {EventQuery["state"]} */ (state.value), limit: PAGE },
+        { signal },
+      ),
     rows: h("tbody"),
     frame: (rows) =>
       table(
@@ -519,7 +528,7 @@ function eventsPart(changed, find) {
 
   /** @param {string} id */
   async function replay(id) {
-    const told = /** @type {import("./support-api.js").Replayed} */ (await admin.stripeEvents.replay(id));
+    const told = await admin.stripeEvents.replay(id);
     if (told.state === "failed") announce(say.failedAgain(told.error ?? ""));
     else if (told.state === "received") announce(say.replayedWaiting);
     else announce(told.state === "ignored" ? say.replayedIgnored : say.replayed);
@@ -533,15 +542,14 @@ function noticesPart(changed) {
   const all = h(
     "div",
     { hidden: true },
-    actionButton({ label: say.retryAll, className: "small", run: () => retry(null) }),
+    actionButton({ label: say.retryAll, className: "small", run: () => retry() }),
     h("p", { className: "hint" }, say.retryAllHint),
   );
   const list = endless({
     lines: 3,
     first: async (signal) => {
-      const shown = state.value;
-      /** @type {import("./ui.js").Page<Notice>} */
-      const page = await pagesBefore((wanted) => admin.notices.list({ state: shown, ...wanted }, { signal }));
+      const shown = /** @type {NoticeQuery["state"]} */ (state.value);
+      const page = await admin.notices.list({ state: shown, limit: PAGE }, { signal });
       all.hidden = shown === "pending" || page.items.length === 0;
       return page;
     },
@@ -580,9 +588,9 @@ function noticesPart(changed) {
     reload: list.reload,
   };
 
-  /** @param {string[] | null} ids null: all that were given up */
+  /** @param {string[]} [ids] left out: all that were given up */
   async function retry(ids) {
-    const { retried } = await admin.notices.retry(/** @type {any} */ (ids));
+    const { retried } = await admin.notices.retry(ids);
     announce(say.retried(retried));
     await Promise.all([list.reload(), changed()]);
   }
@@ -599,19 +607,4 @@ function stateSelect(options) {
 function attempts(it) {
   const next = it.nextAttemptAt === null ? "" : `, ${say.next(dateTime(it.nextAttemptAt))}`;
   return h("div", { className: "soft" }, say.attempts(it.attempts) + next);
-}
-
-/**
- * The pages of a list that goes on behind the id of its last item.
- *
- * @template {{ id: string }} T
- * @param {(page: { limit: number, before?: string }) => Promise<Record<string, any>[]>} load
- * @param {string} [before]
- * @returns {Promise<import("./ui.js").Page<T>>}
- */
-async function pagesBefore(load, before) {
-  const found = /** @type {T[]} */ (await load(before === undefined ? { limit: PAGE + 1 } : { limit: PAGE + 1, before }));
-  const items = found.slice(0, PAGE);
-  const cursor = found.length > PAGE ? (items.at(-1)?.id ?? null) : null;
-  return { items, cursor, next: async () => (cursor === null ? null : pagesBefore(load, cursor)) };
 }

@@ -9,12 +9,10 @@ import { admin, userPath } from "./support-api.js";
 import { badge, card, copyButton, endless, fact, pagesByOffset, region, row, select, table } from "./ui.js";
 import { giftWord, intervalWord, purchaseWord, typeWord, types } from "./words.js";
 
-/** @typedef {import("./support-api.js").Account} Account */
-/** @typedef {import("./support-api.js").Action} Action */
-/** @typedef {import("./support-api.js").Hold} Hold */
-/** @typedef {import("./support-api.js").SupportGift} SupportGift */
+/** @typedef {import("../client/types.js").AdminAction} Action */
+/** @typedef {import("../client/types.js").Hold} Hold */
 /** @typedef {import("../client/types.js").Purchase} Purchase */
-/** @typedef {import("../client/types.js").SyncStatus} SyncStatus */
+/** @typedef {import("../client/types.js").SupportGift} SupportGift */
 /** @typedef {import("../client/types.js").Transaction} Transaction */
 /** @typedef {import("../client/types.js").TransactionType} TransactionType */
 /** @typedef {import("./words.js").Tone} Tone */
@@ -185,7 +183,7 @@ function wide(element) {
 function accountPart(userId, changed) {
   return region({
     lines: 6,
-    load: async (signal) => /** @type {Account} */ (await admin.users.get(userId, { signal })),
+    load: (signal) => admin.users.get(userId, { signal }),
     render: (it) => [
       h("p", { className: "big" }, credits(it.balance)),
       it.createdAt === null && h("p", { className: "hint" }, say.unseen),
@@ -342,11 +340,7 @@ function purchasesPart(userId) {
 function giftsPart(userId) {
   return endless({
     lines: 3,
-    first: (signal) =>
-      pagesByOffset(
-        PAGE,
-        async (page) => /** @type {SupportGift[]} */ (await admin.users.gifts(userId, page, { signal })),
-      ),
+    first: (signal) => pagesByOffset(PAGE, (page) => admin.users.gifts(userId, page, { signal })),
     rows: h("tbody"),
     frame: (rows) =>
       table(
@@ -380,11 +374,7 @@ function giftsPart(userId) {
 function actionsPart(userId) {
   return endless({
     lines: 2,
-    first: (signal) =>
-      pagesByOffset(
-        PAGE,
-        async (page) => /** @type {Action[]} */ (await admin.users.actions(userId, page, { signal })),
-      ),
+    first: (signal) => pagesByOffset(PAGE, (page) => admin.users.actions(userId, page, { signal })),
     rows: h("tbody"),
     frame: (rows) =>
       table(
