@@ -470,8 +470,6 @@ async def test_the_days_are_drawn_and_can_be_read(people: People, shop: Shop) ->
     await days.get_by_label("Period").select_option("7 days")
     await expect(rows(days)).to_have_count(7)
     await expect(days.get_by_label("Period")).to_be_focused()
-    await days.get_by_text("As a table").click()
-    await expect(rows(days).last).to_be_visible()
 
 
 async def test_what_the_next_run_will_do(people: People, admin: Connection) -> None:

@@ -49,8 +49,11 @@ const FLOWS = ["sold", "used", "granted", "refunded", "reversed"];
 /** @type {readonly Flow[]} */
 const DRAWN = ["sold", "used"];
 
-/** @param {Day[]} days newest first, today (UTC) included */
-export function creditsChart(days) {
+/**
+ * @param {Day[]} days newest first, today (UTC) included
+ * @param {{ open: boolean }} table whether the table is read; kept for the next days that are drawn
+ */
+export function creditsChart(days, table) {
   const sum = (/** @type {Flow} */ flow) => days.reduce((all, day) => all + day[flow], 0);
   const now = days[0]?.outstanding ?? 0;
   return [
@@ -66,7 +69,19 @@ export function creditsChart(days) {
       movedChart(days, say.moved(days.length, credits(sum("sold")), credits(sum("used")))),
       outstandingChart(days, say.held(credits(now))),
     ),
-    h("details", {}, h("summary", {}, say.asTable), asTable(days)),
+    h(
+      "details",
+      {
+        open: table.open,
+        on: {
+          toggle: (/** @type {Event} */ event) => {
+            table.open = /** @type {HTMLDetailsElement} */ (event.target).open;
+          },
+        },
+      },
+      h("summary", {}, say.asTable),
+      asTable(days),
+    ),
   ];
 }
 

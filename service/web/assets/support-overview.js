@@ -343,6 +343,7 @@ function foundUsers(users) {
 function overviewPart() {
   const period = select([7, 30, 90].map((days) => [String(days), say.days(days)]), "30");
   period.setAttribute("aria-label", say.period);
+  const daysTable = { open: false };
   const part = region({
     lines: 16,
     load: (signal) => admin.overview({ days: Number(period.value) }, { signal }),
@@ -350,7 +351,7 @@ function overviewPart() {
       h(
         "div",
         { className: "grid two" },
-        wide(card(say.perDay, h("div", { className: "narrow" }, period), creditsChart(overview.days))),
+        wide(card(say.perDay, h("div", { className: "narrow" }, period), creditsChart(overview.days, daysTable))),
         subscriptionsCard(overview),
         healthCard(overview),
         wide(card(say.jobs, jobsTable(overview.jobs))),
