@@ -77,6 +77,7 @@ const say = texts({
 });
 
 const PAGE = 25;
+const PURCHASES = 8;
 
 start({
   title: say.title,
@@ -95,15 +96,16 @@ start({
     document.addEventListener("visibilitychange", () => {
       if (document.visibilityState === "visible") void balance.reload();
     });
-    return h(
-      "div",
-      { className: "grid two" },
-      card(say.balance, balance.element),
-      topUp,
+    return [
+      h("div", { className: "grid two" }, card(say.balance, balance.element), topUp),
       card(say.usage, usage.element),
-      card(say.purchases, purchases.element),
-      card(say.history, history.element),
-    );
+      h(
+        "div",
+        { className: "grid sided" },
+        card(say.history, history.element),
+        card(say.purchases, purchases.element),
+      ),
+    ];
   },
 });
 
@@ -180,13 +182,13 @@ function historyPart() {
   const type = field({
     name: "type",
     label: say.kind,
-    optional: true,
+    optional: "unsaid",
     control: select([["", say.all], ...Object.entries(types)]),
   });
   const app = field({
     name: "appId",
     label: say.app,
-    optional: true,
+    optional: "unsaid",
     control: h("input", { type: "search", maxLength: 64, autocomplete: "off", spellcheck: false }),
   });
   const chosenType = () =>
@@ -203,10 +205,11 @@ function historyPart() {
         say.history,
         [say.when, say.what, { text: say.amount, className: "number" }, { text: say.after, className: "number" }],
         /** @type {HTMLTableSectionElement} */ (rows),
+        "moves",
       ),
     row: (it) =>
       row(
-        dateTime(it.createdAt),
+        { cell: dateTime(it.createdAt), className: "when" },
         [
           h("div", { className: "user-text" }, it.description || typeWord(it.type)),
           h("div", { className: "soft" }, [typeWord(it.type), it.appId].filter(Boolean).join(" · ")),
@@ -224,7 +227,7 @@ function historyPart() {
 function purchasesRegion() {
   return endless({
     lines: 3,
-    first: (signal) => pagesByOffset(PAGE, (page) => api.purchases(page, { signal })),
+    first: (signal) => pagesByOffset(PURCHASES, (page) => api.purchases(page, { signal })),
     rows: h("tbody"),
     frame: (rows) =>
       table(

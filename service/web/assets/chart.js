@@ -31,8 +31,8 @@ const say = texts({
 });
 
 const COLOURS = 5;
-const HEIGHT = 160;
-const WIDTH = 720;
+const HEIGHT = 190;
+const WIDTH = 960;
 const LEFT = 44;
 const BOTTOM = 22;
 const TOP = 8;

@@ -275,7 +275,7 @@ function intervals(current, prices) {
       h("legend", {}, say.choose),
       h(
         "div",
-        { className: "options" },
+        { className: "options below" },
         inputs.map((input) => {
           const interval = /** @type {Interval} */ (input.value);
           return h(

@@ -272,9 +272,10 @@ function complainAt(fields, error) {
  *   label: string,
  *   control: Control,
  *   hint?: string,
- *   optional?: boolean,
+ *   optional?: boolean | "unsaid",
  *   check?: (value: string) => string,
- * }} options name: as the API calls it; check: what is wrong with a value, or nothing
+ * }} options name: as the API calls it; optional: and the label says so, unless it goes without
+ *   saying; check: what is wrong with a value, or nothing
  * @returns {Field}
  */
 export function field({ name, label, control, hint, optional = false, check }) {
@@ -300,7 +301,7 @@ export function field({ name, label, control, hint, optional = false, check }) {
         "label",
         { htmlFor: control.id },
         label,
-        optional && h("span", { className: "soft" }, ` (${say.optional})`),
+        optional === true && h("span", { className: "soft" }, ` (${say.optional})`),
       ),
       control,
       help,
@@ -492,15 +493,16 @@ export function endless({ first, frame, rows, row: draw, empty, lines = 6 }) {
  * @param {string} caption
  * @param {(string | { text: string, className: string })[]} heads
  * @param {HTMLTableSectionElement} body of rows by `row`
+ * @param {string} [className] "moves": when, what, amount and balance, close together on a phone
  */
-export function table(caption, heads, body) {
+export function table(caption, heads, body, className = "") {
   body.setAttribute("role", "rowgroup");
   return h(
     "div",
     { className: "wide" },
     h(
       "table",
-      { role: "table" },
+      { role: "table", className },
       h("caption", { className: "unseen" }, caption),
       h(
         "thead",
