@@ -475,3 +475,29 @@ async def test_the_service_reconciles_by_itself_when_it_starts(
     async with running_service(shop.service.settings):
         await shop.becomes(purchase["id"], "completed")
     assert await shop.service.balance("ann") == 500
+
+
+async def test_an_administrator_replays_an_event_and_stripe_is_asked(
+    shop: Shop, asking: Reconciler
+) -> None:
+    purchase = await shop.paid()
+    await shop.look("ann", str(purchase["id"]))
+    await shop.refund(purchase, amount=200)
+    await until(lambda: any(b'"charge.refunded"' in body for body, _ in shop.letterbox.letters))
+    letter = next(one for one in shop.letterbox.letters if b'"charge.refunded"' in one[0])
+    assert (await shop.deliver(*letter)).status == 200
+    event = await shop.admin.fetchval("SELECT id FROM credits.stripe_events")
+    replay = f"/admin/stripe-events/{event}/replay"
+    role = {"role": "admin"}
+
+    shop.line.broken = {"GET /v1/refunds": 500}
+    away = await shop.service.call("POST", replay, user="root", claims=role)
+    require_error(away, 502, "payment_provider_error")
+    assert await shop.service.balance("ann") == 500
+    shop.line.broken = {}
+    for _ in range(2):
+        answer = await shop.service.call("POST", replay, user="root", claims=role)
+        assert answer.status == 200
+        assert (answer.body["id"], answer.body["state"]) == (event, "applied")
+        assert await shop.service.balance("ann") == 300
+    assert await asking.retry_events() == 0

@@ -38,10 +38,9 @@ const say = texts({
     after: "Balance",
     noHistory: "There is nothing here yet.",
     purchases: "Purchases",
-    price: "Price",
     state: "State",
     noPurchases: "You have not bought anything yet.",
-    followOf: (/** @type {string} */ when) => `The purchase of ${when}`,
+    purchaseOf: (/** @type {string} */ when) => `The purchase of ${when}`,
   },
   de: {
     title: "Deine Credits",
@@ -69,10 +68,9 @@ const say = texts({
     after: "Guthaben",
     noHistory: "Hier ist noch nichts.",
     purchases: "Käufe",
-    price: "Preis",
     state: "Stand",
     noPurchases: "Du hast noch nichts gekauft.",
-    followOf: (when) => `Der Kauf vom ${when}`,
+    purchaseOf: (when) => `Der Kauf vom ${when}`,
   },
 });
 
@@ -232,21 +230,22 @@ function purchasesRegion() {
     frame: (rows) =>
       table(
         say.purchases,
-        [say.when, say.amount, say.price, say.state],
+        [say.what, say.state],
         /** @type {HTMLTableSectionElement} */ (rows),
       ),
     row: (it) =>
       row(
-        h(
-          "a",
-          {
-            href: `${base}/purchases/${it.id}`,
-            aria: { label: say.followOf(dateTime(it.createdAt)) },
-          },
-          date(it.createdAt),
-        ),
-        { cell: number(it.credits), label: say.amount },
-        { cell: euros(it.priceEuroCents), label: say.price },
+        [
+          h(
+            "a",
+            {
+              href: `${base}/purchases/${it.id}`,
+              aria: { label: say.purchaseOf(dateTime(it.createdAt)) },
+            },
+            date(it.createdAt),
+          ),
+          h("div", { className: "soft" }, `${credits(it.credits)}, ${euros(it.priceEuroCents)}`),
+        ],
         badge(...purchaseWord(it)),
       ),
     empty: say.noPurchases,
