@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import signal
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +42,11 @@ class Mortal:
             serving(self._folder, env=self._env, port=self._port)
         )
         await self._process.listening()
+
+    def freeze(self) -> None:
+        """Let it do nothing any more, and its connections stand."""
+        assert self._process is not None
+        self._process.process.send_signal(signal.SIGSTOP)
 
     async def kill(self) -> None:
         """End it as `kill -9` does, and wait until it is gone."""
