@@ -124,6 +124,19 @@ async def test_against_the_service(service: Running, admin: Connection) -> None:
     ]
 
 
+async def test_the_examples_of_the_readme(service: Running) -> None:
+    await service.grant("ann", 1000)
+    written = await run_node(
+        HERE / "readme.js", env={"MANA_URL": service.url, "ANN": service.token("ann")}
+    )
+    lines = written.splitlines()
+    assert lines[0] == "1000 credits, and 0 on hold"
+    assert "995 credits are left" in lines
+    assert lines[-1] == "running"
+    # A debit, another one, a gift that its creator redeems, and sync for a month.
+    assert await service.balance("ann") == 1000 - 5 - 5 - 10 + 10 - 30
+
+
 async def test_the_clients_call_every_route_that_is_theirs() -> None:
     script = f"""
         const {{ USER_CALLS, ADMIN_CALLS }} = await import({(HERE / "calls.js").as_uri()!r});
