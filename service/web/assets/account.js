@@ -8,7 +8,19 @@ import { credits, date, dateTime, euros, number, signedNumber } from "./format.j
 import { texts } from "./i18n.js";
 import { base } from "./session.js";
 import { start } from "./shell.js";
-import { actionForm, badge, card, endless, fact, field, pagesByOffset, region, row, select, table } from "./ui.js";
+import {
+  actionForm,
+  badge,
+  card,
+  endless,
+  fact,
+  field,
+  pagesByOffset,
+  region,
+  row,
+  select,
+  table,
+} from "./ui.js";
 import { purchaseWord, typeWord, types } from "./words.js";
 
 const say = texts({
@@ -52,7 +64,8 @@ const say = texts({
     topUp: "Aufladen",
     choose: "Paket wählen",
     buy: "Kaufen",
-    buyHint: "Du bezahlst auf der Seite von Stripe, mit Karte oder SEPA-Lastschrift, und kommst hierher zurück.",
+    buyHint:
+      "Du bezahlst auf der Seite von Stripe, mit Karte oder SEPA-Lastschrift, und kommst hierher zurück.",
     nothingSold: "Im Moment gibt es nichts zu kaufen.",
     usage: "Verbrauch",
     period: "Zeitraum",
@@ -161,7 +174,10 @@ function shopRegion() {
 }
 
 function usagePart() {
-  const period = select([7, 30, 90].map((days) => [String(days), say.days(days)]), "30");
+  const period = select(
+    [7, 30, 90].map((days) => [String(days), say.days(days)]),
+    "30",
+  );
   period.setAttribute("aria-label", say.period);
   const chart = region({
     lines: 6,
@@ -173,7 +189,15 @@ function usagePart() {
     render: ({ days, usage }) => usageChart(usage, days),
   });
   period.addEventListener("change", () => void chart.reload());
-  return { element: h("div", { className: "grid" }, h("div", { className: "narrow" }, period), chart.element), reload: chart.reload };
+  return {
+    element: h(
+      "div",
+      { className: "grid" },
+      h("div", { className: "narrow" }, period),
+      chart.element,
+    ),
+    reload: chart.reload,
+  };
 }
 
 function historyPart() {
@@ -190,7 +214,9 @@ function historyPart() {
     control: h("input", { type: "search", maxLength: 64, autocomplete: "off", spellcheck: false }),
   });
   const chosenType = () =>
-    /** @type {import("../client/types.js").TransactionType | undefined} */ (type.value || undefined);
+    /** @type {import("../client/types.js").TransactionType | undefined} */ (
+      type.value || undefined
+    );
   const list = endless({
     first: (signal) =>
       api.transactions(
@@ -201,7 +227,12 @@ function historyPart() {
     frame: (rows) =>
       table(
         say.history,
-        [say.when, say.what, { text: say.amount, className: "number" }, { text: say.after, className: "number" }],
+        [
+          say.when,
+          say.what,
+          { text: say.amount, className: "number" },
+          { text: say.after, className: "number" },
+        ],
         /** @type {HTMLTableSectionElement} */ (rows),
         "moves",
       ),
@@ -210,15 +241,28 @@ function historyPart() {
         { cell: dateTime(it.createdAt), className: "when" },
         [
           h("div", { className: "user-text" }, it.description || typeWord(it.type)),
-          h("div", { className: "soft" }, [typeWord(it.type), it.appId].filter(Boolean).join(" · ")),
+          h(
+            "div",
+            { className: "soft" },
+            [typeWord(it.type), it.appId].filter(Boolean).join(" · "),
+          ),
         ],
-        { cell: signedNumber(it.amount), className: it.amount > 0 ? "number plus" : "number", label: say.amount },
+        {
+          cell: signedNumber(it.amount),
+          className: it.amount > 0 ? "number plus" : "number",
+          label: say.amount,
+        },
         { cell: number(it.balanceAfter), className: "number", label: say.after },
       ),
     empty: say.noHistory,
   });
   type.control.addEventListener("change", () => void list.reload());
-  const form = actionForm({ className: "row", fields: [type, app], label: say.filter, run: list.reload });
+  const form = actionForm({
+    className: "row",
+    fields: [type, app],
+    label: say.filter,
+    run: list.reload,
+  });
   return { element: h("div", { className: "grid" }, form, list.element), reload: list.reload };
 }
 
@@ -228,11 +272,7 @@ function purchasesRegion() {
     first: (signal) => pagesByOffset(PURCHASES, (page) => api.purchases(page, { signal })),
     rows: h("tbody"),
     frame: (rows) =>
-      table(
-        say.purchases,
-        [say.what, say.state],
-        /** @type {HTMLTableSectionElement} */ (rows),
-      ),
+      table(say.purchases, [say.what, say.state], /** @type {HTMLTableSectionElement} */ (rows)),
     row: (it) =>
       row(
         [

@@ -115,7 +115,11 @@ export function signedOut() {
     { className: "failure" },
     h("p", {}, say.signedOut),
     canSignIn
-      ? h("button", { type: "button", className: "primary", on: { click: () => signIn() } }, say.signIn)
+      ? h(
+          "button",
+          { type: "button", className: "primary", on: { click: () => signIn() } },
+          say.signIn,
+        )
       : h("p", {}, say.signInInApp),
   );
 }
@@ -511,7 +515,8 @@ export function table(caption, heads, body, className = "") {
           "tr",
           { role: "row" },
           heads.map((head) => {
-            const { text, className } = typeof head === "string" ? { text: head, className: "" } : head;
+            const { text, className } =
+              typeof head === "string" ? { text: head, className: "" } : head;
             return h("th", { scope: "col", role: "columnheader", className }, text);
           }),
         ),
@@ -531,12 +536,21 @@ export function row(...cells) {
     "tr",
     { role: "row" },
     cells.map((given) => {
-      if (given === null || typeof given !== "object" || given instanceof Node || Array.isArray(given)) {
+      if (
+        given === null ||
+        typeof given !== "object" ||
+        given instanceof Node ||
+        Array.isArray(given)
+      ) {
         return h("td", { role: "cell" }, given);
       }
       return h(
         "td",
-        { role: "cell", className: given.className, data: given.label ? { label: given.label } : {} },
+        {
+          role: "cell",
+          className: given.className,
+          data: given.label ? { label: given.label } : {},
+        },
         given.cell,
       );
     }),
@@ -561,7 +575,12 @@ export function badge(tone, word) {
  */
 export function card(title, ...children) {
   const heading = h("h2", { id: newId() }, title);
-  return h("section", { className: "card", aria: { labelledby: heading.id } }, heading, ...children);
+  return h(
+    "section",
+    { className: "card", aria: { labelledby: heading.id } },
+    heading,
+    ...children,
+  );
 }
 
 /**
