@@ -96,6 +96,7 @@ async def furnish(shop: Shop) -> Scene:
     await _today(shop, scene)
     for job in ("gift_expiry", "reservation_expiry", "charge_notices", "ledger_check"):
         await shop.admin.execute(f"CALL credits.run_{job}()")
+    await _support(shop)
     found = await shop.admin.fetch("SELECT * FROM credits.check_ledger()")
     assert not found, found
     return scene
@@ -194,7 +195,6 @@ async def _today(shop: Shop, scene: Scene) -> None:
         amount=25,
         reason="research: a night train from Hamburg to Rome",
     )
-    await _support(shop)
     # Stripe says something that cannot be: another amount than was asked for.
     wrong = intent(await shop.row(scene.purchases["pending"]), amount_received=1)
     assert (await shop.tell(made_up("payment_intent.succeeded", wrong))).status == 200

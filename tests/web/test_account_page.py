@@ -168,7 +168,7 @@ async def test_a_purchase_whose_answer_is_lost_is_begun_once(people: People, sho
     people.allow(r"request: POST .*/credits/purchase net::ERR_FAILED|Failed to fetch")
     page = await people.sign_in("ann")
     await page.goto("/")
-    dropped = []
+    dropped: list[int] = []
 
     async def lose(route: Route) -> None:
         if route.request.method == "POST" and len(dropped) < 2:

@@ -9,7 +9,8 @@ import { row, table } from "./ui.js";
 
 const say = texts({
   en: {
-    chart: (/** @type {number} */ days, /** @type {string} */ total) => `Used in the last ${days} days: ${total}`,
+    chart: (/** @type {number} */ days, /** @type {string} */ total) =>
+      `Used in the last ${days} days: ${total}`,
     none: "Nothing was used in this time.",
     asTable: "As a table",
     day: "Day",
@@ -31,9 +32,9 @@ const say = texts({
 });
 
 const COLOURS = 5;
-const HEIGHT = 160;
+const HEIGHT = 190;
 const SIZES = [
-  { name: "when-wide", width: 720, labelled: 8 },
+  { name: "when-wide", width: 960, labelled: 8 },
   { name: "when-narrow", width: 300, labelled: 4 },
 ];
 const BOTTOM = 22;
@@ -52,11 +53,16 @@ export function usageChart(usage, days) {
   fill(
     rows,
     usage.map((it) =>
-      row(fullDay(it.date), it.appId, { cell: number(it.creditsUsed), className: "number", label: say.used }, {
-        cell: number(it.operations),
-        className: "number",
-        label: say.operations,
-      }),
+      row(
+        fullDay(it.date),
+        it.appId,
+        { cell: number(it.creditsUsed), className: "number", label: say.used },
+        {
+          cell: number(it.operations),
+          className: "number",
+          label: say.operations,
+        },
+      ),
     ),
   );
   const named = apps.slice(0, apps.length > COLOURS ? COLOURS - 1 : COLOURS);
@@ -83,7 +89,12 @@ export function usageChart(usage, days) {
       h("summary", {}, say.asTable),
       table(
         say.chart(days, credits(total)),
-        [say.day, say.app, { text: say.used, className: "number" }, { text: say.operations, className: "number" }],
+        [
+          say.day,
+          say.app,
+          { text: say.used, className: "number" },
+          { text: say.operations, className: "number" },
+        ],
         rows,
       ),
     ),
@@ -100,11 +111,15 @@ function drawing(usage, days, colourOf, label) {
   /** @type {Map<string, Usage[]>} */
   const byDay = new Map();
   for (const it of usage) byDay.set(it.date, [...(byDay.get(it.date) ?? []), it]);
-  const most = Math.max(...[...byDay.values()].map((its) => its.reduce((sum, it) => sum + it.creditsUsed, 0)));
+  const most = Math.max(
+    ...[...byDay.values()].map((its) => its.reduce((sum, it) => sum + it.creditsUsed, 0)),
+  );
   return plot({ label, dates: lastDays(days), most }, ({ dates, x, y, step }) =>
     dates.map((date, index) => {
       let below = 0;
-      const its = [...(byDay.get(date) ?? [])].sort((a, b) => colourOf(a.appId) - colourOf(b.appId));
+      const its = [...(byDay.get(date) ?? [])].sort(
+        (a, b) => colourOf(a.appId) - colourOf(b.appId),
+      );
       return its.map((it) => {
         const from = below;
         below += it.creditsUsed;

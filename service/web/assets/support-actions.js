@@ -5,7 +5,11 @@ import { credits } from "./format.js";
 import { texts } from "./i18n.js";
 import { admin, forgetKey, withKey } from "./support-api.js";
 import { announce, askForm, field } from "./ui.js";
-import { CreditsError, IdempotencyKeyReusedError, InvalidRequestError } from "../client/admin-client.js";
+import {
+  CreditsError,
+  IdempotencyKeyReusedError,
+  InvalidRequestError,
+} from "../client/admin-client.js";
 
 /** @typedef {import("../client/types.js").Transaction} Transaction */
 
@@ -20,16 +24,19 @@ const say = texts({
     granted: (/** @type {string} */ amount) => `Granted: ${amount}.`,
     refund: "Refund a debit",
     refundButton: "Refund",
-    refundOf: (/** @type {string} */ what, /** @type {string} */ amount) => `${what}: ${amount} were debited.`,
+    refundOf: (/** @type {string} */ what, /** @type {string} */ amount) =>
+      `${what}: ${amount} were debited.`,
     refundHint: "Leave it empty for all that is left of the debit.",
     refunded: (/** @type {string} */ amount) => `Refunded: ${amount}.`,
     left: (/** @type {string} */ amount) => `Only ${amount} are left of this debit.`,
     nothingLeft: "Nothing is left of this debit: it has been refunded.",
-    before: (/** @type {string} */ amount) => `That had been done before, with ${amount}, and was not done again.`,
+    before: (/** @type {string} */ amount) =>
+      `That had been done before, with ${amount}, and was not done again.`,
     otherBefore:
       "An earlier attempt was carried out after all, with other values: see what support has done. Send this only if it is wanted beside that.",
     give: "Give Cloud Sync",
-    giveAbout: "Cloud Sync is on and costs nothing until the gift is ended. What is paid already stays the user's.",
+    giveAbout:
+      "Cloud Sync is on and costs nothing until the gift is ended. What is paid already stays the user's.",
     giveButton: "Give",
     given: "Cloud Sync is a gift now.",
     revoke: "End the gift of Cloud Sync",
@@ -52,11 +59,13 @@ const say = texts({
     refunded: (amount) => `Erstattet: ${amount}.`,
     left: (amount) => `Von dieser Abbuchung sind nur noch ${amount} übrig.`,
     nothingLeft: "Von dieser Abbuchung ist nichts mehr übrig: sie ist erstattet.",
-    before: (amount) => `Das war schon geschehen, mit ${amount}, und ist nicht noch einmal geschehen.`,
+    before: (amount) =>
+      `Das war schon geschehen, mit ${amount}, und ist nicht noch einmal geschehen.`,
     otherBefore:
       "Ein früherer Versuch hat doch geklappt, mit anderen Werten: sieh nach, was der Support getan hat. Sende das hier nur, wenn es zusätzlich sein soll.",
     give: "Cloud Sync schenken",
-    giveAbout: "Cloud Sync ist an und kostet nichts, bis das Geschenk endet. Was schon bezahlt ist, bleibt dem Benutzer.",
+    giveAbout:
+      "Cloud Sync ist an und kostet nichts, bis das Geschenk endet. Was schon bezahlt ist, bleibt dem Benutzer.",
     giveButton: "Schenken",
     given: "Cloud Sync ist jetzt geschenkt.",
     revoke: "Geschenktes Cloud Sync beenden",
@@ -107,7 +116,11 @@ export async function refund(debit, changed) {
   let said = "";
   const done = await askForm({
     title: say.refund,
-    body: h("p", { className: "user-text" }, say.refundOf(debit.description, credits(-debit.amount))),
+    body: h(
+      "p",
+      { className: "user-text" },
+      say.refundOf(debit.description, credits(-debit.amount)),
+    ),
     fields: [amount, reason],
     label: say.refundButton,
     run: async () => {
@@ -219,7 +232,9 @@ function amountField({ hint, optional = false } = {}) {
     control: h("input", { type: "text", inputMode: "numeric", maxLength: 13, autocomplete: "off" }),
     check: (value) => {
       if (value === "" && optional) return "";
-      return /^[0-9]+$/.test(value) && Number(value) >= 1 && Number(value) <= AMOUNT_MAX ? "" : say.amountWrong;
+      return /^[0-9]+$/.test(value) && Number(value) >= 1 && Number(value) <= AMOUNT_MAX
+        ? ""
+        : say.amountWrong;
     },
   });
 }

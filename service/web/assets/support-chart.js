@@ -27,7 +27,8 @@ const say = texts({
       `${day}, ${what}: ${amount}`,
   },
   de: {
-    moved: (days, sold, used) => `Verkauft und verbraucht in den letzten ${days} Tagen: ${sold} und ${used}`,
+    moved: (days, sold, used) =>
+      `Verkauft und verbraucht in den letzten ${days} Tagen: ${sold} und ${used}`,
     held: (now) => `Im Umlauf: heute ${now}`,
     day: "Tag",
     sold: "Verkauft",
@@ -141,7 +142,11 @@ function outstandingChart(days, label) {
         "path",
         {
           class: "app-2",
-          d: shown.map((day, index) => `${index === 0 ? "M" : "L"}${x(index + 0.5)} ${y(day.outstanding)}`).join(""),
+          d: shown
+            .map(
+              (day, index) => `${index === 0 ? "M" : "L"}${x(index + 0.5)} ${y(day.outstanding)}`,
+            )
+            .join(""),
         },
         svg("title", {}, label),
       ),
@@ -161,7 +166,11 @@ function asTable(days) {
     ...days.map((day) =>
       row(
         fullDay(day.date),
-        ...FLOWS.map((flow) => ({ cell: number(day[flow]), className: "number", label: say[flow] })),
+        ...FLOWS.map((flow) => ({
+          cell: number(day[flow]),
+          className: "number",
+          label: say[flow],
+        })),
         { cell: number(day.outstanding), className: "number", label: say.outstanding },
       ),
     ),

@@ -5,7 +5,20 @@ import { credits, dateTime, number } from "./format.js";
 import { texts } from "./i18n.js";
 import { admin, userPath } from "./support-api.js";
 import { creditsChart } from "./support-chart.js";
-import { actionButton, actionForm, announce, badge, card, endless, fact, field, region, row, select, table } from "./ui.js";
+import {
+  actionButton,
+  actionForm,
+  announce,
+  badge,
+  card,
+  endless,
+  fact,
+  field,
+  region,
+  row,
+  select,
+  table,
+} from "./ui.js";
 
 /** @typedef {import("../client/types.js").Job} Job */
 /** @typedef {import("../client/types.js").Overview} Overview */
@@ -20,10 +33,13 @@ const say = texts({
   en: {
     find: "Find a user",
     search: "User, e-mail, purchase, transaction or gift code",
-    searchHint: "Ids and addresses may be cut short; ids of Stripe's payments and customers are found as well.",
+    searchHint:
+      "Ids and addresses may be cut short; ids of Stripe's payments and customers are found as well.",
     searchButton: "Search",
-    found: (/** @type {number} */ count) => (count === 1 ? "1 user found" : `${number(count)} users found`),
-    many: (/** @type {number} */ count) => `The ${number(count)} that fit best. Search for more of it to see others.`,
+    found: (/** @type {number} */ count) =>
+      count === 1 ? "1 user found" : `${number(count)} users found`,
+    many: (/** @type {number} */ count) =>
+      `The ${number(count)} that fit best. Search for more of it to see others.`,
     nobody: "Nobody fits.",
     open: (/** @type {string} */ id) => `If it is the id of a user not seen yet: open ${id}`,
     user: "User",
@@ -50,7 +66,8 @@ const say = texts({
     health: "What needs a look",
     ledger: "Ledger check",
     sound: "Sound",
-    violations: (/** @type {number} */ count) => `${number(count)} ${count === 1 ? "violation" : "violations"}`,
+    violations: (/** @type {number} */ count) =>
+      `${number(count)} ${count === 1 ? "violation" : "violations"}`,
     unchecked: "Never checked",
     events: "Stripe events",
     notices: "Notices",
@@ -98,7 +115,8 @@ const say = texts({
     event: "Event",
     error: "Error",
     received: "Received",
-    attempts: (/** @type {number} */ count) => `${number(count)} ${count === 1 ? "attempt" : "attempts"}`,
+    attempts: (/** @type {number} */ count) =>
+      `${number(count)} ${count === 1 ? "attempt" : "attempts"}`,
     next: (/** @type {string} */ when) => `next at ${when}`,
     purchase: "Find its user",
     action: "Action",
@@ -121,7 +139,8 @@ const say = texts({
     notice: "Notice",
     written: "Written",
     retry: "Send again",
-    retryOf: (/** @type {string} */ kind, /** @type {string} */ user) => `Send again: ${kind}, to ${user}`,
+    retryOf: (/** @type {string} */ kind, /** @type {string} */ user) =>
+      `Send again: ${kind}, to ${user}`,
     retryAll: "Send all again",
     retryAllHint: "All that failed, and all without an address.",
     retried: (/** @type {number} */ count) =>
@@ -130,10 +149,12 @@ const say = texts({
   de: {
     find: "Benutzer finden",
     search: "Benutzer, E-Mail, Kauf, Buchung oder Geschenkcode",
-    searchHint: "IDs und Adressen dürfen abgekürzt sein; auch IDs von Stripes Zahlungen und Kunden werden gefunden.",
+    searchHint:
+      "IDs und Adressen dürfen abgekürzt sein; auch IDs von Stripes Zahlungen und Kunden werden gefunden.",
     searchButton: "Suchen",
     found: (count) => `${number(count)} Benutzer gefunden`,
-    many: (count) => `Die ${number(count)}, die am besten passen. Such genauer, um andere zu sehen.`,
+    many: (count) =>
+      `Die ${number(count)}, die am besten passen. Such genauer, um andere zu sehen.`,
     nobody: "Niemand passt.",
     open: (id) => `Wenn es die ID eines neuen Benutzers ist: ${id} öffnen`,
     user: "Benutzer",
@@ -235,7 +256,9 @@ const say = texts({
     retryAll: "Alle erneut senden",
     retryAllHint: "Alle fehlgeschlagenen und alle ohne Adresse.",
     retried: (count) =>
-      count === 1 ? "1 Nachricht wird erneut gesendet." : `${number(count)} Nachrichten werden erneut gesendet.`,
+      count === 1
+        ? "1 Nachricht wird erneut gesendet."
+        : `${number(count)} Nachrichten werden erneut gesendet.`,
   },
 });
 
@@ -278,7 +301,11 @@ function searchPart() {
     load: (signal) => admin.users.find(query, { limit: PAGE }, { signal }),
     render: (users) => {
       count.textContent =
-        users.length === 0 ? say.nobody : users.length < PAGE ? say.found(users.length) : say.many(PAGE);
+        users.length === 0
+          ? say.nobody
+          : users.length < PAGE
+            ? say.found(users.length)
+            : say.many(PAGE);
       return users.length === 0
         ? USER_ID.test(query) && h("a", { href: userPath(query) }, say.open(query))
         : foundUsers(users);
@@ -322,7 +349,10 @@ function foundUsers(users) {
         ],
         { cell: number(it.balance), className: "number", label: say.balance },
         { cell: number(it.reserved), className: "number", label: say.held },
-        { cell: badge(it.syncActive ? "good" : "quiet", it.syncActive ? say.on : say.off), label: say.sync },
+        {
+          cell: badge(it.syncActive ? "good" : "quiet", it.syncActive ? say.on : say.off),
+          label: say.sync,
+        },
         { cell: it.lastMoveAt === null ? say.never : dateTime(it.lastMoveAt), label: say.lastMove },
       ),
     ),
@@ -341,7 +371,10 @@ function foundUsers(users) {
 }
 
 function overviewPart() {
-  const period = select([7, 30, 90].map((days) => [String(days), say.days(days)]), "30");
+  const period = select(
+    [7, 30, 90].map((days) => [String(days), say.days(days)]),
+    "30",
+  );
   period.setAttribute("aria-label", say.period);
   const daysTable = { open: false };
   const part = region({
@@ -351,7 +384,13 @@ function overviewPart() {
       h(
         "div",
         { className: "grid two" },
-        wide(card(say.perDay, h("div", { className: "narrow" }, period), creditsChart(overview.days, daysTable))),
+        wide(
+          card(
+            say.perDay,
+            h("div", { className: "narrow" }, period),
+            creditsChart(overview.days, daysTable),
+          ),
+        ),
         subscriptionsCard(overview),
         healthCard(overview),
         wide(card(say.jobs, jobsTable(overview.jobs))),
@@ -401,13 +440,17 @@ function healthCard({ ledgerCheck, stripeEvents, notices }) {
     say.health,
     h(
       "dl",
-      { className: "facts" },
+      { className: "facts roomy" },
       fact(
         say.ledger,
         checkedAt === null
           ? badge("wait", say.unchecked)
           : [
-              h("div", {}, violations ? badge("bad", say.violations(violations)) : badge("good", say.sound)),
+              h(
+                "div",
+                {},
+                violations ? badge("bad", say.violations(violations)) : badge("good", say.sound),
+              ),
               h("div", { className: "soft plain-text" }, dateTime(checkedAt)),
             ],
       ),
@@ -444,7 +487,10 @@ function jobsTable(jobs) {
             h("div", { className: "soft code" }, job.job),
           ],
           h("div", { className: "badges" }, jobBadges(job)),
-          { cell: job.lastSucceededAt === null ? say.never : dateTime(job.lastSucceededAt), label: say.lastSuccess },
+          {
+            cell: job.lastSucceededAt === null ? say.never : dateTime(job.lastSucceededAt),
+            label: say.lastSuccess,
+          },
           {
             cell: [
               job.lastStartedAt === null ? say.never : dateTime(job.lastStartedAt),
@@ -468,16 +514,21 @@ function jobBadges({ late, error, lastStartedAt, lastEndedAt }) {
   if (late) found.push(["bad", say.late]);
   const running = lastStartedAt !== null && (lastEndedAt === null || lastEndedAt < lastStartedAt);
   if (running) found.push(["wait", say.running]);
-  if (found.length === 0) found.push(lastStartedAt === null ? ["quiet", say.notRun] : ["good", say.fine]);
+  if (found.length === 0)
+    found.push(lastStartedAt === null ? ["quiet", say.notRun] : ["good", say.fine]);
   return found.map(([tone, word]) => badge(tone, word));
 }
 
 /** @param {Record<string, unknown>} did */
 function whatItDid(did) {
-  const counted = Object.entries(did).filter(([, count]) => typeof count === "number" && count !== 0);
+  const counted = Object.entries(did).filter(
+    ([, count]) => typeof count === "number" && count !== 0,
+  );
   return counted.length === 0
     ? say.nothing
-    : counted.map(([name, count]) => `${number(Number(count))} ${say.counts[name] ?? name}`).join(", ");
+    : counted
+        .map(([name, count]) => `${number(Number(count))} ${say.counts[name] ?? name}`)
+        .join(", ");
 }
 
 /**
@@ -525,7 +576,15 @@ function eventsPart(changed, find) {
     empty: say.noEvents,
   });
   state.addEventListener("change", () => void list.reload());
-  return { element: h("div", { className: "grid" }, h("div", { className: "narrow" }, state), list.element), reload: list.reload };
+  return {
+    element: h(
+      "div",
+      { className: "grid" },
+      h("div", { className: "narrow" }, state),
+      list.element,
+    ),
+    reload: list.reload,
+  };
 
   /** @param {string} id */
   async function replay(id) {

@@ -6,7 +6,18 @@ import { texts } from "./i18n.js";
 import { base } from "./session.js";
 import { giveSync, grant, refund, revokeSync } from "./support-actions.js";
 import { admin, userPath } from "./support-api.js";
-import { badge, card, copyButton, endless, fact, pagesByOffset, region, row, select, table } from "./ui.js";
+import {
+  badge,
+  card,
+  copyButton,
+  endless,
+  fact,
+  pagesByOffset,
+  region,
+  row,
+  select,
+  table,
+} from "./ui.js";
 import { giftWord, intervalWord, purchaseWord, typeWord, types } from "./words.js";
 
 /** @typedef {import("../client/types.js").AdminAction} Action */
@@ -36,7 +47,12 @@ const say = texts({
     expires: "Expires",
     sync: "Cloud Sync",
     state: "State",
-    states: { off: "Off", active: "On", paused: "Paused, credits ran out", gifted: "On, as a gift" },
+    states: {
+      off: "Off",
+      active: "On",
+      paused: "Paused, credits ran out",
+      gifted: "On, as a gift",
+    },
     interval: "Interval",
     price: "Price",
     next: "Next charge",
@@ -53,7 +69,8 @@ const say = texts({
     after: "Balance",
     action: "Action",
     refund: "Refund",
-    refundOf: (/** @type {string} */ what, /** @type {string} */ amount) => `Refund ${what}, ${amount}`,
+    refundOf: (/** @type {string} */ what, /** @type {string} */ amount) =>
+      `Refund ${what}, ${amount}`,
     noMoves: "There is nothing here.",
     purchases: "Purchases",
     purchase: "Purchase",
@@ -92,7 +109,12 @@ const say = texts({
     expires: "Läuft ab",
     sync: "Cloud Sync",
     state: "Stand",
-    states: { off: "Aus", active: "An", paused: "Pausiert, Credits aufgebraucht", gifted: "An, als Geschenk" },
+    states: {
+      off: "Aus",
+      active: "An",
+      paused: "Pausiert, Credits aufgebraucht",
+      gifted: "An, als Geschenk",
+    },
     interval: "Zeitraum",
     price: "Preis",
     next: "Nächste Abbuchung",
@@ -198,7 +220,11 @@ function accountPart(userId, changed) {
         it.email !== null && fact(say.email, it.email),
       ),
       it.reservations.length > 0 && holdsTable(it.reservations),
-      h("div", { className: "choices" }, button(say.grant, () => grant(userId, changed))),
+      h(
+        "div",
+        { className: "choices" },
+        button(say.grant, () => grant(userId, changed)),
+      ),
     ],
   });
 }
@@ -285,20 +311,34 @@ function ledgerPart(userId, changed) {
           say.action,
         ],
         /** @type {HTMLTableSectionElement} */ (rows),
+        "moves",
       ),
     row: (/** @type {Transaction} */ it) => {
       const what = it.description || typeWord(it.type);
       return row(
-        dateTime(it.createdAt),
+        { cell: dateTime(it.createdAt), className: "when" },
         [
           h("div", { className: "user-text" }, what),
-          h("div", { className: "soft" }, [typeWord(it.type), it.appId].filter(Boolean).join(" · ")),
+          h(
+            "div",
+            { className: "soft" },
+            [typeWord(it.type), it.appId].filter(Boolean).join(" · "),
+          ),
           h("div", { className: "soft code" }, it.id),
         ],
-        { cell: signedNumber(it.amount), className: it.amount > 0 ? "number plus" : "number", label: say.amount },
+        {
+          cell: signedNumber(it.amount),
+          className: it.amount > 0 ? "number plus" : "number",
+          label: say.amount,
+        },
         { cell: number(it.balanceAfter), className: "number", label: say.after },
         it.type === "usage" && {
-          cell: button(say.refund, () => refund(it, changed), "small", say.refundOf(what, credits(-it.amount))),
+          cell: button(
+            say.refund,
+            () => refund(it, changed),
+            "small",
+            say.refundOf(what, credits(-it.amount)),
+          ),
           className: "act",
         },
       );
@@ -306,19 +346,28 @@ function ledgerPart(userId, changed) {
     empty: say.noMoves,
   });
   type.addEventListener("change", () => void list.reload());
-  return { element: h("div", { className: "grid" }, h("div", { className: "narrow" }, type), list.element), reload: list.reload };
+  return {
+    element: h("div", { className: "grid" }, h("div", { className: "narrow" }, type), list.element),
+    reload: list.reload,
+  };
 }
 
 /** @param {string} userId */
 function purchasesPart(userId) {
   return endless({
     lines: 3,
-    first: (signal) => pagesByOffset(PAGE, (page) => admin.users.purchases(userId, page, { signal })),
+    first: (signal) =>
+      pagesByOffset(PAGE, (page) => admin.users.purchases(userId, page, { signal })),
     rows: h("tbody"),
     frame: (rows) =>
       table(
         say.purchases,
-        [say.purchase, { text: say.amount, className: "number" }, { text: say.price, className: "number" }, say.state],
+        [
+          say.purchase,
+          { text: say.amount, className: "number" },
+          { text: say.price, className: "number" },
+          say.state,
+        ],
         /** @type {HTMLTableSectionElement} */ (rows),
       ),
     row: (/** @type {Purchase} */ it) =>
@@ -326,7 +375,8 @@ function purchasesPart(userId) {
         [
           dateTime(it.createdAt),
           h("div", { className: "soft code" }, it.id),
-          it.stripePaymentIntentId !== null && h("div", { className: "soft code" }, it.stripePaymentIntentId),
+          it.stripePaymentIntentId !== null &&
+            h("div", { className: "soft code" }, it.stripePaymentIntentId),
         ],
         { cell: number(it.credits), className: "number", label: say.amount },
         { cell: euros(it.priceEuroCents), className: "number", label: say.price },
@@ -355,7 +405,9 @@ function giftsPart(userId) {
           h(
             "div",
             { className: "soft" },
-            [date(it.createdAt), it.targetEmail && say.to(it.targetEmail)].filter(Boolean).join(" · "),
+            [date(it.createdAt), it.targetEmail && say.to(it.targetEmail)]
+              .filter(Boolean)
+              .join(" · "),
           ),
           it.message && h("div", { className: "soft user-text" }, it.message),
         ],
@@ -387,13 +439,15 @@ function actionsPart(userId) {
         dateTime(it.createdAt),
         [
           h("strong", {}, say.words[it.action] ?? it.action),
-          typeof it.details.amount === "number" && h("div", { className: "soft" }, credits(it.details.amount)),
+          typeof it.details.amount === "number" &&
+            h("div", { className: "soft" }, credits(it.details.amount)),
           it.transactionId !== null && h("div", { className: "soft code" }, it.transactionId),
         ],
         {
-          cell: it.reason === null
-            ? h("span", { className: "soft" }, say.noReason)
-            : h("span", { className: "user-text" }, it.reason),
+          cell:
+            it.reason === null
+              ? h("span", { className: "soft" }, say.noReason)
+              : h("span", { className: "user-text" }, it.reason),
           label: say.reason,
         },
         {
@@ -419,7 +473,12 @@ function actionsPart(userId) {
 function button(label, open, className = "", description) {
   return h(
     "button",
-    { type: "button", className, aria: { label: description, haspopup: "dialog" }, on: { click: () => void open() } },
+    {
+      type: "button",
+      className,
+      aria: { label: description, haspopup: "dialog" },
+      on: { click: () => void open() },
+    },
     label,
   );
 }

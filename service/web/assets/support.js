@@ -11,7 +11,8 @@ const say = texts({
   en: {
     title: "Support",
     refused: "This page is for the people at support.",
-    refusedHint: "Your account is not one of theirs. If it should be, ask whoever runs this service, and sign in again.",
+    refusedHint:
+      "Your account is not one of theirs. If it should be, ask whoever runs this service, and sign in again.",
     account: "To your account",
   },
   de: {
@@ -57,6 +58,10 @@ function refusal() {
     { className: "card narrow-page" },
     h("p", { className: "lead" }, say.refused),
     h("p", {}, say.refusedHint),
-    h("div", { className: "choices" }, h("a", { className: "button", href: `${base}/` }, say.account)),
+    h(
+      "div",
+      { className: "choices" },
+      h("a", { className: "button", href: `${base}/` }, say.account),
+    ),
   );
 }

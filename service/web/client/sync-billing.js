@@ -66,11 +66,9 @@ export function createSyncBilling({ sync }) {
   let calls = 0;
   /** Grows whenever a change begins or ends: what was asked for before it may be out of date. */
   let era = 0;
-  let reads = 0;
-  let lastShown = 0;
   /** @type {Action | null} */
   let lastAction = null;
-  /** @type {{ era: number, done: Promise<Readonly<SyncBillingState>> } | null} */
+  /** @type {Promise<Readonly<SyncBillingState>> | null} */
   let reading = null;
 
   /** @param {SyncStatus} status */
@@ -108,15 +106,13 @@ export function createSyncBilling({ sync }) {
   /**
    * Show how things stand, unless a change begins or ends meanwhile.
    *
-   * @returns {Promise<boolean>} whether it was shown, or something newer
+   * @returns {Promise<boolean>} whether it was shown
    */
   async function refresh() {
     const asked = era;
-    const number = ++reads;
     const status = await sync.status();
     if (asked !== era) return false;
-    if (number > lastShown) show(status);
-    lastShown = Math.max(lastShown, number);
+    show(status);
     return true;
   }
 
@@ -204,21 +200,20 @@ export function createSyncBilling({ sync }) {
      * @returns {Promise<Readonly<SyncBillingState>>} the state after it
      */
     load() {
-      if (reading?.era === era) return reading.done;
+      if (reading !== null) return reading;
 
       async function read() {
         try {
           do await actionsDone();
           while (!(await refresh()));
         } finally {
-          if (reading === own) reading = null;
+          reading = null;
         }
       }
 
-      const own = { era, done: untilTold(read()).then(() => store.state) };
-      reading = own;
+      reading = untilTold(read()).then(() => store.state);
       begin();
-      return own.done;
+      return reading;
     },
 
     /**

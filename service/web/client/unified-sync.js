@@ -46,9 +46,10 @@ import { createStore } from "./store.js";
  */
 
 /**
- * Whether sync is on: a boolean, or the state of a store. One that is paused is off.
+ * Whether sync is on: a boolean, or the state of a store. One that is paused is off, and so is what
+ * is not known yet.
  *
- * @typedef {boolean | { active: boolean, paused?: boolean }} Enabled
+ * @typedef {boolean | { active: boolean, paused?: boolean } | null | undefined} Enabled
  */
 
 /**
@@ -206,7 +207,7 @@ export function createUnifiedSync(serverUrl, getToken, syncEnabled, engine, opti
 
   /** @param {Enabled} value */
   function follow(value) {
-    const on = typeof value === "boolean" ? value : value.active && !value.paused;
+    const on = typeof value === "object" ? Boolean(value?.active && !value.paused) : value === true;
     if (on !== enabled) endRest();
     enabled = on;
     void changed();
@@ -218,7 +219,14 @@ export function createUnifiedSync(serverUrl, getToken, syncEnabled, engine, opti
    * @returns {Promise<void>} resolves when the engine has followed
    */
   async function check() {
-    if (watching && typeof syncEnabled === "function") follow(syncEnabled());
+    if (watching && typeof syncEnabled === "function") {
+      try {
+        follow(syncEnabled());
+      } catch (error) {
+        store.set({ error });
+        follow(false);
+      }
+    }
     await changed();
   }
 

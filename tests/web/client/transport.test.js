@@ -242,7 +242,8 @@ test("a success that is not JSON is no answer", async () => {
 
 test("a move that got no answer has an unknown outcome, and says its key", async (context) => {
   quickTimers(context);
-  for (const failing of [broken, unknown, () => new Response("", { status: 504 })]) {
+  const internal = refusal(500, "internal_error");
+  for (const failing of [broken, unknown, internal, () => new Response("", { status: 504 })]) {
     const { fetch, calls } = fakeFetch(...Array(4).fill(failing));
     const error = await failure(clientOf(fetch).use(DEBIT));
     assert.equal(error.constructor, OutcomeUnknownError);

@@ -348,6 +348,31 @@ test("a function is asked at the start, on demand and after a rest", async (cont
   assert.deepEqual(engine.log, ["start", "stop", "start"]);
 });
 
+test("a function that throws says that sync is off", async () => {
+  const engine = handEngine();
+  const error = new Error("no settings");
+  let ask = () => true;
+  const unified = createUnifiedSync(SERVER, getToken, () => ask(), engine);
+  await unified.start();
+  ask = () => {
+    throw error;
+  };
+  await unified.check();
+  assert.deepEqual(engine.log, ["start", "stop"]);
+  assert.deepEqual(unified.state, { status: "local", error });
+});
+
+test("a store that knows nothing yet says that sync is off", async () => {
+  const { store, engine, unified } = make(null);
+  await unified.start();
+  store.set(undefined);
+  await settled();
+  assert.deepEqual(engine.log, []);
+  store.set({ active: true });
+  await settled();
+  assert.deepEqual(engine.log, ["start"]);
+});
+
 test("a store of plain booleans will do", async () => {
   const store = handStore(true);
   store.load = undefined;
