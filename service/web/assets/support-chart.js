@@ -91,7 +91,7 @@ export function creditsChart(days, table) {
  * @param {string} label
  */
 function movedChart(days, label) {
-  const shown = days.toReversed();
+  const shown = [...days].reverse();
   const most = Math.max(...shown.flatMap((day) => DRAWN.map((flow) => day[flow])));
   return h(
     "figure",
@@ -132,7 +132,7 @@ function movedChart(days, label) {
  * @param {string} label
  */
 function outstandingChart(days, label) {
-  const shown = days.toReversed();
+  const shown = [...days].reverse();
   const most = Math.max(...shown.map(({ outstanding }) => outstanding));
   return h(
     "figure",

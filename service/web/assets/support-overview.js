@@ -478,8 +478,8 @@ function jobsTable(jobs) {
   const body = h("tbody");
   const troubled = (/** @type {Job} */ job) => Number(job.late || job.error !== null);
   body.append(
-    ...jobs
-      .toSorted((a, b) => troubled(b) - troubled(a))
+    ...[...jobs]
+      .sort((a, b) => troubled(b) - troubled(a))
       .map((job) =>
         row(
           [

@@ -60,12 +60,12 @@ export function region({ load, render, lines = 3, className = "", label }) {
   /**
    * Whoever was in it by keyboard stays in it, even where what had the focus is gone.
    *
-   * @param {Child} children
+   * @param {() => Child} draw may move into the new what has the focus, which loses it
    */
-  function put(children) {
+  function put(draw) {
     const focused = document.activeElement;
     const inside = element.contains(focused);
-    fill(element, children);
+    fill(element, draw());
     if (!inside) return;
     element.tabIndex = -1;
     const still = focused instanceof HTMLElement && element.contains(focused);
@@ -76,18 +76,18 @@ export function region({ load, render, lines = 3, className = "", label }) {
   async function reload() {
     current?.abort();
     const mine = (current = new AbortController());
-    if (!shown) put(skeleton(lines));
+    if (!shown) put(() => skeleton(lines));
     element.setAttribute("aria-busy", "true");
     try {
       const value = await load(mine.signal);
       if (current !== mine) return false;
-      put(render(value));
+      put(() => render(value));
       shown = true;
       return true;
     } catch (error) {
       if (current !== mine) return false;
       shown = false;
-      put(failure(error, reload));
+      put(() => failure(error, reload));
       return false;
     } finally {
       if (current === mine) element.removeAttribute("aria-busy");
