@@ -27,6 +27,7 @@ _USES = (
     ("chat", 5, "Question to Claude"),
 )
 _CARD = "4242424242424242"
+_FOR_CLEO = {"reason": "For the German translation, with our thanks"}
 
 
 @dataclasses.dataclass
@@ -77,7 +78,7 @@ async def furnish(shop: Shop) -> Scene:
     await shop.service.grant("ben", 35)
     for user in ("ann", "ben"):
         await _ask(shop, user, "POST", "/sync/activate", {"interval": "monthly"})
-    await _ask(shop, "support", "POST", "/admin/sync/cleo/gift", {}, role="admin")
+    await _ask(shop, "support", "POST", "/admin/sync/cleo/gift", _FOR_CLEO, role="admin")
     await shop.service.grant("cleo", 12)
     for day in range(DAYS, 0, -1):
         await _use(shop.admin, day)
@@ -95,6 +96,7 @@ async def furnish(shop: Shop) -> Scene:
     await _today(shop, scene)
     for job in ("gift_expiry", "reservation_expiry", "charge_notices", "ledger_check"):
         await shop.admin.execute(f"CALL credits.run_{job}()")
+    await _support(shop)
     found = await shop.admin.fetch("SELECT * FROM credits.check_ledger()")
     assert not found, found
     return scene
@@ -196,3 +198,27 @@ async def _today(shop: Shop, scene: Scene) -> None:
     # Stripe says something that cannot be: another amount than was asked for.
     wrong = intent(await shop.row(scene.purchases["pending"]), amount_received=1)
     assert (await shop.tell(made_up("payment_intent.succeeded", wrong))).status == 200
+
+
+async def _support(shop: Shop) -> None:
+    """What support did for Ann, and notices that did not arrive."""
+    debit = await shop.admin.fetchval(
+        "SELECT id::text FROM credits.transactions"
+        " WHERE user_id = 'ann' AND app_id = 'research' ORDER BY seq DESC LIMIT 1"
+    )
+    for what, body in (
+        ("grant", {"amount": 30, "reason": "Three exports failed last week (ticket 4711)"}),
+        (
+            "refund",
+            {"transactionId": debit, "amount": 10, "reason": "Half of the sources were dead"},
+        ),
+    ):
+        await _ask(shop, "support", "POST", f"/admin/users/ann/{what}", body, role="admin")
+    await shop.admin.execute(
+        "UPDATE credits.notices SET next_attempt_at = NULL,"
+        " state = CASE kind WHEN 'gift_expired' THEN 'failed' ELSE 'undeliverable' END"
+        "::credits.notice_state,"
+        " attempts = CASE kind WHEN 'gift_expired' THEN 9 ELSE 0 END,"
+        " last_error = CASE kind WHEN 'gift_expired' THEN 'HTTP 503' END"
+        " WHERE state = 'pending'"
+    )

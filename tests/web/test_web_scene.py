@@ -37,3 +37,8 @@ async def test_there_is_something_of_everything(shop: Shop) -> None:
     assert await shop.admin.fetchval(
         "SELECT count(*) FROM credits.stripe_events WHERE state = 'failed'"
     )
+    actions = await shop.admin.fetch("SELECT action::text, reason FROM credits.admin_actions")
+    assert {row["action"] for row in actions} == {"gift_sync", "grant", "refund"}
+    assert all(row["reason"] for row in actions)
+    notices = await shop.admin.fetch("SELECT DISTINCT state::text FROM credits.notices")
+    assert {row["state"] for row in notices} >= {"failed"}

@@ -33,8 +33,10 @@ const say = texts({
 
 const COLOURS = 5;
 const HEIGHT = 190;
-const WIDTH = 960;
-const LEFT = 44;
+const SIZES = [
+  { name: "when-wide", width: 960, labelled: 8 },
+  { name: "when-narrow", width: 300, labelled: 4 },
+];
 const BOTTOM = 22;
 const TOP = 8;
 
@@ -112,50 +114,68 @@ function drawing(usage, days, colourOf, label) {
   const most = Math.max(
     ...[...byDay.values()].map((its) => its.reduce((sum, it) => sum + it.creditsUsed, 0)),
   );
-  const top = niceTop(most);
-  const dates = lastDays(days);
-  const step = (WIDTH - LEFT) / dates.length;
-  const y = (/** @type {number} */ value) => TOP + (HEIGHT - TOP - BOTTOM) * (1 - value / top);
-  const bars = dates.flatMap((date, index) => {
-    let below = 0;
-    const its = [...(byDay.get(date) ?? [])].sort((a, b) => colourOf(a.appId) - colourOf(b.appId));
-    return its.map((it) => {
-      const from = below;
-      below += it.creditsUsed;
-      return svg(
-        "rect",
-        {
-          class: `app-${colourOf(it.appId)}`,
-          x: LEFT + index * step + step * 0.12,
-          width: step * 0.76,
-          y: y(below),
-          height: Math.max(1, y(from) - y(below)),
-        },
-        svg("title", {}, `${fullDay(date)}, ${it.appId}: ${credits(it.creditsUsed)}`),
+  return plot({ label, dates: lastDays(days), most }, ({ dates, x, y, step }) =>
+    dates.map((date, index) => {
+      let below = 0;
+      const its = [...(byDay.get(date) ?? [])].sort(
+        (a, b) => colourOf(a.appId) - colourOf(b.appId),
       );
-    });
-  });
-  const lines = [0, top / 2, top].map((value) => [
-    svg("line", { class: "rule", x1: LEFT, x2: WIDTH, y1: y(value), y2: y(value) }),
-    svg("text", { x: LEFT - 8, y: y(value) + 4, "text-anchor": "end" }, number(value)),
-  ]);
-  const every = Math.ceil(dates.length / 8);
-  const labels = dates.map(
-    (date, index) =>
-      index % every === 0 &&
-      svg(
-        "text",
-        { x: LEFT + (index + 0.5) * step, y: HEIGHT - 5, "text-anchor": "middle" },
-        day(date),
+      return its.map((it) => {
+        const from = below;
+        below += it.creditsUsed;
+        return svg(
+          "rect",
+          {
+            class: `app-${colourOf(it.appId)}`,
+            x: x(index) + step * 0.12,
+            width: step * 0.76,
+            y: y(below),
+            height: Math.max(1, y(from) - y(below)),
+          },
+          svg("title", {}, `${fullDay(date)}, ${it.appId}: ${credits(it.creditsUsed)}`),
+        );
+      });
+    }),
+  );
+}
+
+/**
+ * Where things are in a drawing: a day begins at `x` and is `step` wide.
+ *
+ * @typedef {{ dates: string[], x: (index: number) => number, y: (value: number) => number, step: number }} Place
+ */
+
+/**
+ * Days and amounts, with whatever is drawn over them: once for wide screens and once for phones,
+ * where a drawing that is made smaller could not be read. The style shows one of them.
+ *
+ * @param {{ label: string, dates: string[], most: number }} options most: the highest value
+ * @param {(place: Place) => import("./dom.js").Child} draw
+ */
+export function plot({ label, dates, most }, draw) {
+  const top = niceTop(most);
+  const values = [0, top / 2, top];
+  const left = 12 + 6.5 * Math.max(...values.map((value) => number(value).length));
+  return SIZES.map(({ name, width, labelled }) => {
+    const step = (width - left) / dates.length;
+    const x = (/** @type {number} */ index) => left + index * step;
+    const y = (/** @type {number} */ value) => TOP + (HEIGHT - TOP - BOTTOM) * (1 - value / top);
+    const every = Math.ceil(dates.length / labelled);
+    return svg(
+      "svg",
+      { class: name, viewBox: `0 0 ${width} ${HEIGHT}`, role: "img", "aria-label": label },
+      values.map((value) => [
+        svg("line", { class: "rule", x1: left, x2: width, y1: y(value), y2: y(value) }),
+        svg("text", { x: left - 8, y: y(value) + 4, "text-anchor": "end" }, number(value)),
+      ]),
+      draw({ dates, x, y, step }),
+      dates.map(
+        (date, index) =>
+          index % every === 0 &&
+          svg("text", { x: x(index + 0.5), y: HEIGHT - 5, "text-anchor": "middle" }, day(date)),
       ),
-  );
-  return svg(
-    "svg",
-    { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": label },
-    lines,
-    bars,
-    labels,
-  );
+    );
+  });
 }
 
 /**

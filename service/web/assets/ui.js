@@ -57,22 +57,37 @@ export function region({ load, render, lines = 3, className = "", label }) {
   let current = null;
   let shown = false;
 
+  /**
+   * Whoever was in it by keyboard stays in it, even where what had the focus is gone.
+   *
+   * @param {Child} children
+   */
+  function put(children) {
+    const focused = document.activeElement;
+    const inside = element.contains(focused);
+    fill(element, children);
+    if (!inside) return;
+    element.tabIndex = -1;
+    const still = focused instanceof HTMLElement && element.contains(focused);
+    (still ? focused : element).focus({ preventScroll: true });
+  }
+
   /** @returns {Promise<boolean>} whether it shows what was loaded */
   async function reload() {
     current?.abort();
     const mine = (current = new AbortController());
-    if (!shown) fill(element, skeleton(lines));
+    if (!shown) put(skeleton(lines));
     element.setAttribute("aria-busy", "true");
     try {
       const value = await load(mine.signal);
       if (current !== mine) return false;
-      fill(element, render(value));
+      put(render(value));
       shown = true;
       return true;
     } catch (error) {
       if (current !== mine) return false;
       shown = false;
-      fill(element, failure(error, reload));
+      put(failure(error, reload));
       return false;
     } finally {
       if (current === mine) element.removeAttribute("aria-busy");
@@ -187,10 +202,21 @@ export function once(button, problem, run, said) {
  *   said?: string,
  *   className?: string,
  *   extra?: Child,
- * }} options
+ *   danger?: boolean,
+ *   beside?: Child,
+ * }} options beside: what stands beside the button
  */
-export function actionForm({ fields, label, run, said, className = "", extra }) {
-  const button = h("button", { type: "submit", className: "primary" }, label);
+export function actionForm({
+  fields,
+  label,
+  run,
+  said,
+  className = "",
+  extra,
+  danger = false,
+  beside,
+}) {
+  const button = h("button", { type: "submit", className: danger ? "danger" : "primary" }, label);
   const problem = h("p", { className: "problem", role: "alert" });
   const act = once(
     button,
@@ -221,7 +247,14 @@ export function actionForm({ fields, label, run, said, className = "", extra }) 
     },
     fields.map((field) => field.element),
     extra,
-    h("div", { className: "action" }, button, problem),
+    beside
+      ? h(
+          "div",
+          { className: "choices" },
+          h("div", { className: "action" }, button, problem),
+          beside,
+        )
+      : h("div", { className: "action" }, button, problem),
   );
 }
 
@@ -348,34 +381,79 @@ export function select(options, selected) {
  * @returns {Promise<boolean>} whether it was done
  */
 export function ask({ title, body, label, run, danger = false }) {
+  return inDialog(title, run, (act, cancel) => [
+    body,
+    h(
+      "div",
+      { className: "choices" },
+      actionButton({ label, className: danger ? "danger" : "primary", run: act }),
+      cancel,
+    ),
+  ]);
+}
+
+/**
+ * The same with something to be filled in; what the API refuses is told beside its field.
+ *
+ * @param {{
+ *   title: string,
+ *   body?: Child,
+ *   fields: Field[],
+ *   label: string,
+ *   run: () => Promise<unknown>,
+ *   danger?: boolean,
+ * }} options
+ * @returns {Promise<boolean>} whether it was done
+ */
+export function askForm({ title, body, fields, label, run, danger = false }) {
+  return inDialog(title, run, (act, cancel) => [
+    body,
+    actionForm({ fields, label, run: act, danger, beside: cancel }),
+  ]);
+}
+
+/**
+ * A dialog until it is done or left. Who closes it while it runs is told of the end all the same.
+ *
+ * @param {string} title
+ * @param {() => Promise<unknown>} run
+ * @param {(act: () => Promise<void>, cancel: HTMLElement) => Child} draw
+ * @returns {Promise<boolean>} whether it was done
+ */
+function inDialog(title, run, draw) {
   return new Promise((resolve) => {
     let done = false;
+    let running = false;
     const heading = h("h2", { id: newId() }, title);
     const dialog = h("dialog", { aria: { labelledby: heading.id } });
-    const close = () => dialog.close();
+    const leave = () => {
+      if (!running) dialog.close();
+    };
+    const end = () => {
+      dialog.remove();
+      resolve(done);
+    };
+    const act = async () => {
+      running = true;
+      try {
+        await run();
+        done = true;
+      } catch (error) {
+        if (!dialog.open) announce(explain(error));
+        throw error;
+      } finally {
+        running = false;
+        if (!dialog.open) end();
+        else if (done) dialog.close();
+      }
+    };
     fill(
       dialog,
       heading,
-      body,
-      h(
-        "div",
-        { className: "choices" },
-        actionButton({
-          label,
-          className: danger ? "danger" : "primary",
-          run: async () => {
-            await run();
-            done = true;
-            close();
-          },
-        }),
-        h("button", { type: "button", on: { click: close } }, say.cancel),
-      ),
+      draw(act, h("button", { type: "button", on: { click: leave } }, say.cancel)),
     );
-    dialog.addEventListener("close", () => {
-      dialog.remove();
-      resolve(done);
-    });
+    dialog.addEventListener("cancel", (event) => running && event.preventDefault());
+    dialog.addEventListener("close", () => !running && end());
     document.body.append(dialog);
     dialog.showModal();
   });
