@@ -363,8 +363,14 @@ def test_whether_a_body_may_be_left_out(document: dict[str, Any], contract: Cont
     [
         ("/openapi.json", "application/json"),
         ("/docs", "text/html; charset=utf-8"),
-        *((path, "text/html; charset=utf-8") for path in ("/", "/settings/sync", "/gifts", "/admin")),
-        *((path, "text/html; charset=utf-8") for path in ("/g/CODE", "/purchases/1", "/admin/users/ann")),
+        *(
+            (path, "text/html; charset=utf-8")
+            for path in ("/", "/settings/sync", "/gifts", "/admin")
+        ),
+        *(
+            (path, "text/html; charset=utf-8")
+            for path in ("/g/CODE", "/purchases/1", "/admin/users/ann")
+        ),
         ("/assets/mana.css", "text/css; charset=utf-8"),
         ("/assets/account.js", "text/javascript; charset=utf-8"),
         ("/assets/icon.svg", "image/svg+xml"),

@@ -149,7 +149,7 @@ start({
 function draw(state, balance, prices) {
   const kind = state.gifted ? "gifted" : state.active ? "active" : state.paused ? "paused" : "local";
   const charged = state.active && !state.gifted;
-  const missing = state.price - balance;
+  const missing = (state.price ?? 0) - balance;
   const tone = state.active ? "good" : state.paused ? "bad" : "quiet";
   return h(
     "div",
@@ -162,7 +162,7 @@ function draw(state, balance, prices) {
         "dl",
         { className: "facts" },
         charged && fact(say.interval, intervalWord(state.interval)),
-        charged && fact(say.price, credits(state.price)),
+        charged && state.price !== null && fact(say.price, credits(state.price)),
         charged && state.nextChargeAt && fact(say.next, date(state.nextChargeAt)),
         !charged && isAhead(state.paidUntil) && fact(say.paidUntil, date(/** @type {string} */ (state.paidUntil))),
         fact(say.balance, credits(balance)),
