@@ -82,7 +82,7 @@ const say = texts({
     actions: "Actions",
     until: (/** @type {string} */ when) => `until ${when}`,
     copyOf: (/** @type {string} */ amount, /** @type {string} */ when) =>
-      `Copy the link of the gift of ${amount} made on ${when}`,
+      `Copy link: the gift of ${amount} made on ${when}`,
     takeBack: "Take back",
     takeBackOf: (/** @type {string} */ amount, /** @type {string} */ when) =>
       `Take back the gift of ${amount} made on ${when}`,
@@ -144,9 +144,9 @@ const say = texts({
     state: "Stand",
     actions: "Aktionen",
     until: (when) => `bis ${when}`,
-    copyOf: (amount, when) => `Link des Geschenks über ${amount} vom ${when} kopieren`,
+    copyOf: (amount, when) => `Link kopieren: Geschenk über ${amount} vom ${when}`,
     takeBack: "Zurücknehmen",
-    takeBackOf: (amount, when) => `Geschenk über ${amount} vom ${when} zurücknehmen`,
+    takeBackOf: (amount, when) => `Zurücknehmen: Geschenk über ${amount} vom ${when}`,
     askBack: "Dieses Geschenk zurücknehmen?",
     askBackAbout: (amount) =>
       `${amount} kommen auf dein Konto zurück, und der Link lässt sich nicht mehr einlösen.`,
@@ -415,7 +415,7 @@ function redeemPart(refresh) {
     control: h("input", { type: "text", className: "code", autocapitalize: "characters", autocomplete: "off", spellcheck: false, maxLength: 300 }),
     check: (value) => (codeIn(value) ? "" : say.codeMissing),
   });
-  const result = h("div");
+  const result = h("div", { className: "result" });
   const form = actionForm({
     fields: [code],
     label: say.redeem,
