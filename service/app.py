@@ -50,7 +50,8 @@ async def _database(app: web.Application) -> AsyncIterator[None]:
     await db.open()
     app[DB] = db
     app[METRICS] = Metrics(db)
-    yield
+    async with app[METRICS].watching():
+        yield
     await db.close()
 
 

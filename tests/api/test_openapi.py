@@ -192,6 +192,11 @@ async def test_enumerations_are_those_of_the_database(
         ("Status", "interval", "credits.sync_interval"),
         ("GiftView", "type", "gifts.gift_type"),
         ("GiftView", "status", "gifts.gift_status"),
+        ("ActionView", "action", "credits.admin_action"),
+        ("HoldView", "status", "credits.reservation_status"),
+        ("EventView", "state", "credits.stripe_event_state"),
+        ("NoticeView", "kind", "credits.notice_kind"),
+        ("NoticeView", "state", "credits.notice_state"),
     ):
         told = document["components"]["schemas"][schema]["properties"][field]["enum"]
         assert set(told) == await values(type_), (schema, field)

@@ -43,8 +43,8 @@ async def browser() -> AsyncIterator[Browser]:
 
 @pytest.fixture(scope="session")
 def stripe_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a local Stripe."""
-    with local_stripe(tmp_path_factory.mktemp("stripe") / "data") as url:
+    """The address of a local Stripe, whose debits are under way until a test lets them arrive."""
+    with local_stripe(tmp_path_factory.mktemp("stripe") / "data", sepa_delay=3600) as url:
         yield url
 
 

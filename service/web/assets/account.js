@@ -8,7 +8,19 @@ import { credits, date, dateTime, euros, number, signedNumber } from "./format.j
 import { texts } from "./i18n.js";
 import { base } from "./session.js";
 import { start } from "./shell.js";
-import { actionForm, badge, card, endless, fact, field, pagesByOffset, region, row, select, table } from "./ui.js";
+import {
+  actionForm,
+  badge,
+  card,
+  endless,
+  fact,
+  field,
+  pagesByOffset,
+  region,
+  row,
+  select,
+  table,
+} from "./ui.js";
 import { purchaseWord, typeWord, types } from "./words.js";
 
 const say = texts({
@@ -38,10 +50,9 @@ const say = texts({
     after: "Balance",
     noHistory: "There is nothing here yet.",
     purchases: "Purchases",
-    price: "Price",
     state: "State",
     noPurchases: "You have not bought anything yet.",
-    followOf: (/** @type {string} */ when) => `The purchase of ${when}`,
+    purchaseOf: (/** @type {string} */ when) => `The purchase of ${when}`,
   },
   de: {
     title: "Deine Credits",
@@ -53,7 +64,8 @@ const say = texts({
     topUp: "Aufladen",
     choose: "Paket wählen",
     buy: "Kaufen",
-    buyHint: "Du bezahlst auf der Seite von Stripe, mit Karte oder SEPA-Lastschrift, und kommst hierher zurück.",
+    buyHint:
+      "Du bezahlst auf der Seite von Stripe, mit Karte oder SEPA-Lastschrift, und kommst hierher zurück.",
     nothingSold: "Im Moment gibt es nichts zu kaufen.",
     usage: "Verbrauch",
     period: "Zeitraum",
@@ -69,14 +81,14 @@ const say = texts({
     after: "Guthaben",
     noHistory: "Hier ist noch nichts.",
     purchases: "Käufe",
-    price: "Preis",
     state: "Stand",
     noPurchases: "Du hast noch nichts gekauft.",
-    followOf: (when) => `Der Kauf vom ${when}`,
+    purchaseOf: (when) => `Der Kauf vom ${when}`,
   },
 });
 
 const PAGE = 25;
+const PURCHASES = 8;
 
 start({
   title: say.title,
@@ -95,15 +107,16 @@ start({
     document.addEventListener("visibilitychange", () => {
       if (document.visibilityState === "visible") void balance.reload();
     });
-    return h(
-      "div",
-      { className: "grid two" },
-      card(say.balance, balance.element),
-      topUp,
+    return [
+      h("div", { className: "grid two" }, card(say.balance, balance.element), topUp),
       card(say.usage, usage.element),
-      card(say.purchases, purchases.element),
-      card(say.history, history.element),
-    );
+      h(
+        "div",
+        { className: "grid sided" },
+        card(say.history, history.element),
+        card(say.purchases, purchases.element),
+      ),
+    ];
   },
 });
 
@@ -161,7 +174,10 @@ function shopRegion() {
 }
 
 function usagePart() {
-  const period = select([7, 30, 90].map((days) => [String(days), say.days(days)]), "30");
+  const period = select(
+    [7, 30, 90].map((days) => [String(days), say.days(days)]),
+    "30",
+  );
   period.setAttribute("aria-label", say.period);
   const chart = region({
     lines: 6,
@@ -173,24 +189,34 @@ function usagePart() {
     render: ({ days, usage }) => usageChart(usage, days),
   });
   period.addEventListener("change", () => void chart.reload());
-  return { element: h("div", { className: "grid" }, h("div", { className: "narrow" }, period), chart.element), reload: chart.reload };
+  return {
+    element: h(
+      "div",
+      { className: "grid" },
+      h("div", { className: "narrow" }, period),
+      chart.element,
+    ),
+    reload: chart.reload,
+  };
 }
 
 function historyPart() {
   const type = field({
     name: "type",
     label: say.kind,
-    optional: true,
+    optional: "unsaid",
     control: select([["", say.all], ...Object.entries(types)]),
   });
   const app = field({
     name: "appId",
     label: say.app,
-    optional: true,
+    optional: "unsaid",
     control: h("input", { type: "search", maxLength: 64, autocomplete: "off", spellcheck: false }),
   });
   const chosenType = () =>
-    /** @type {import("../client/types.js").TransactionType | undefined} */ (type.value || undefined);
+    /** @type {import("../client/types.js").TransactionType | undefined} */ (
+      type.value || undefined
+    );
   const list = endless({
     first: (signal) =>
       api.transactions(
@@ -201,49 +227,65 @@ function historyPart() {
     frame: (rows) =>
       table(
         say.history,
-        [say.when, say.what, { text: say.amount, className: "number" }, { text: say.after, className: "number" }],
+        [
+          say.when,
+          say.what,
+          { text: say.amount, className: "number" },
+          { text: say.after, className: "number" },
+        ],
         /** @type {HTMLTableSectionElement} */ (rows),
+        "moves",
       ),
     row: (it) =>
       row(
-        dateTime(it.createdAt),
+        { cell: dateTime(it.createdAt), className: "when" },
         [
           h("div", { className: "user-text" }, it.description || typeWord(it.type)),
-          h("div", { className: "soft" }, [typeWord(it.type), it.appId].filter(Boolean).join(" · ")),
+          h(
+            "div",
+            { className: "soft" },
+            [typeWord(it.type), it.appId].filter(Boolean).join(" · "),
+          ),
         ],
-        { cell: signedNumber(it.amount), className: it.amount > 0 ? "number plus" : "number", label: say.amount },
+        {
+          cell: signedNumber(it.amount),
+          className: it.amount > 0 ? "number plus" : "number",
+          label: say.amount,
+        },
         { cell: number(it.balanceAfter), className: "number", label: say.after },
       ),
     empty: say.noHistory,
   });
   type.control.addEventListener("change", () => void list.reload());
-  const form = actionForm({ className: "row", fields: [type, app], label: say.filter, run: list.reload });
+  const form = actionForm({
+    className: "row",
+    fields: [type, app],
+    label: say.filter,
+    run: list.reload,
+  });
   return { element: h("div", { className: "grid" }, form, list.element), reload: list.reload };
 }
 
 function purchasesRegion() {
   return endless({
     lines: 3,
-    first: (signal) => pagesByOffset(PAGE, (page) => api.purchases(page, { signal })),
+    first: (signal) => pagesByOffset(PURCHASES, (page) => api.purchases(page, { signal })),
     rows: h("tbody"),
     frame: (rows) =>
-      table(
-        say.purchases,
-        [say.when, say.amount, say.price, say.state],
-        /** @type {HTMLTableSectionElement} */ (rows),
-      ),
+      table(say.purchases, [say.what, say.state], /** @type {HTMLTableSectionElement} */ (rows)),
     row: (it) =>
       row(
-        h(
-          "a",
-          {
-            href: `${base}/purchases/${it.id}`,
-            aria: { label: say.followOf(dateTime(it.createdAt)) },
-          },
-          date(it.createdAt),
-        ),
-        { cell: number(it.credits), label: say.amount },
-        { cell: euros(it.priceEuroCents), label: say.price },
+        [
+          h(
+            "a",
+            {
+              href: `${base}/purchases/${it.id}`,
+              aria: { label: say.purchaseOf(dateTime(it.createdAt)) },
+            },
+            date(it.createdAt),
+          ),
+          h("div", { className: "soft" }, `${credits(it.credits)}, ${euros(it.priceEuroCents)}`),
+        ],
         badge(...purchaseWord(it)),
       ),
     empty: say.noPurchases,

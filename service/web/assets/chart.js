@@ -9,7 +9,8 @@ import { row, table } from "./ui.js";
 
 const say = texts({
   en: {
-    chart: (/** @type {number} */ days, /** @type {string} */ total) => `Used in the last ${days} days: ${total}`,
+    chart: (/** @type {number} */ days, /** @type {string} */ total) =>
+      `Used in the last ${days} days: ${total}`,
     none: "Nothing was used in this time.",
     asTable: "As a table",
     day: "Day",
@@ -31,8 +32,8 @@ const say = texts({
 });
 
 const COLOURS = 5;
-const HEIGHT = 160;
-const WIDTH = 720;
+const HEIGHT = 190;
+const WIDTH = 960;
 const LEFT = 44;
 const BOTTOM = 22;
 const TOP = 8;
@@ -50,11 +51,16 @@ export function usageChart(usage, days) {
   fill(
     rows,
     usage.map((it) =>
-      row(fullDay(it.date), it.appId, { cell: number(it.creditsUsed), className: "number", label: say.used }, {
-        cell: number(it.operations),
-        className: "number",
-        label: say.operations,
-      }),
+      row(
+        fullDay(it.date),
+        it.appId,
+        { cell: number(it.creditsUsed), className: "number", label: say.used },
+        {
+          cell: number(it.operations),
+          className: "number",
+          label: say.operations,
+        },
+      ),
     ),
   );
   const named = apps.slice(0, apps.length > COLOURS ? COLOURS - 1 : COLOURS);
@@ -81,7 +87,12 @@ export function usageChart(usage, days) {
       h("summary", {}, say.asTable),
       table(
         say.chart(days, credits(total)),
-        [say.day, say.app, { text: say.used, className: "number" }, { text: say.operations, className: "number" }],
+        [
+          say.day,
+          say.app,
+          { text: say.used, className: "number" },
+          { text: say.operations, className: "number" },
+        ],
         rows,
       ),
     ),
@@ -98,7 +109,9 @@ function drawing(usage, days, colourOf, label) {
   /** @type {Map<string, Usage[]>} */
   const byDay = new Map();
   for (const it of usage) byDay.set(it.date, [...(byDay.get(it.date) ?? []), it]);
-  const most = Math.max(...[...byDay.values()].map((its) => its.reduce((sum, it) => sum + it.creditsUsed, 0)));
+  const most = Math.max(
+    ...[...byDay.values()].map((its) => its.reduce((sum, it) => sum + it.creditsUsed, 0)),
+  );
   const top = niceTop(most);
   const dates = lastDays(days);
   const step = (WIDTH - LEFT) / dates.length;
@@ -130,7 +143,11 @@ function drawing(usage, days, colourOf, label) {
   const labels = dates.map(
     (date, index) =>
       index % every === 0 &&
-      svg("text", { x: LEFT + (index + 0.5) * step, y: HEIGHT - 5, "text-anchor": "middle" }, day(date)),
+      svg(
+        "text",
+        { x: LEFT + (index + 0.5) * step, y: HEIGHT - 5, "text-anchor": "middle" },
+        day(date),
+      ),
   );
   return svg(
     "svg",

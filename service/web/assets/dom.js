@@ -81,7 +81,9 @@ function dress(element, properties) {
   for (const [key, value] of Object.entries(properties)) {
     if (value === null || value === undefined) continue;
     if (key === "on") {
-      for (const [type, listener] of Object.entries(/** @type {Record<string, EventListener>} */ (value))) {
+      for (const [type, listener] of Object.entries(
+        /** @type {Record<string, EventListener>} */ (value),
+      )) {
         element.addEventListener(type, listener);
       }
     } else if (key === "data") {

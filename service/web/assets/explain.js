@@ -13,9 +13,11 @@ const say = texts({
       gift_expired: "This gift has expired.",
       gift_not_active: "This gift has already been redeemed by somebody else.",
       gift_wrong_recipient: "This gift is meant for another e-mail address.",
-      idempotency_key_reused: "This was sent before, with other values. Reload the page and try again.",
+      idempotency_key_reused:
+        "This was sent before, with other values. Reload the page and try again.",
       not_found: "This does not exist, or not for you.",
-      payment_provider_error: "The payment provider does not answer. Nothing was charged; try again.",
+      payment_provider_error:
+        "The payment provider does not answer. Nothing was charged; try again.",
       stripe_not_configured: "Buying is switched off here.",
       sync_already_active: "Cloud Sync is already on.",
       sync_already_gifted: "Cloud Sync is already a gift.",
@@ -24,7 +26,8 @@ const say = texts({
       sync_not_gifted: "Cloud Sync is not a gift.",
       unauthorized: "Your session has ended. Sign in again.",
       unavailable: "The service is not available right now. Try again in a moment.",
-      outcome_unknown: "It is not known whether this was done. Reload the page before you repeat it.",
+      outcome_unknown:
+        "It is not known whether this was done. Reload the page before you repeat it.",
     }),
     insufficient: (/** @type {number} */ required, /** @type {number} */ available) =>
       `This takes ${credits(required)}, and you have ${credits(available)}.`,
@@ -90,7 +93,8 @@ export function explain(error) {
     return say.insufficient(details.required, details.available ?? 0);
   }
   if (details?.outcome === "failed_cancelled") return say.takenBack;
-  if (told.code === "rate_limited") return say.limited(Math.max(1, Math.ceil(told.retryAfter ?? 60)));
+  if (told.code === "rate_limited")
+    return say.limited(Math.max(1, Math.ceil(told.retryAfter ?? 60)));
   const known = told.code === undefined ? undefined : say.codes[told.code];
   if (known !== undefined) return known;
   if (told.code === "network_error" || told.code === "timeout" || told.code === "bad_answer") {

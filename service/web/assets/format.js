@@ -2,7 +2,8 @@
 
 import { language, texts } from "./i18n.js";
 
-const LOCALE = language === "de" ? "de-DE" : navigator.languages.find((tag) => /^en\b/i.test(tag)) ?? "en-GB";
+const LOCALE =
+  language === "de" ? "de-DE" : (navigator.languages.find((tag) => /^en\b/i.test(tag)) ?? "en-GB");
 
 const whole = new Intl.NumberFormat(LOCALE);
 const signed = new Intl.NumberFormat(LOCALE, { signDisplay: "exceptZero" });

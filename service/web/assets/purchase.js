@@ -25,7 +25,8 @@ const say = texts({
       cancelled: "This purchase was not paid, and nothing was charged.",
       refunded: "This purchase was refunded, and its credits were taken back.",
       partially_refunded: "A part of this purchase was refunded, and its credits were taken back.",
-      disputed: "Your bank disputes this payment, so its credits are taken back until that is settled.",
+      disputed:
+        "Your bank disputes this payment, so its credits are taken back until that is settled.",
     }),
     amount: "Credits",
     price: "Price",
@@ -34,7 +35,8 @@ const say = texts({
     back: "To your account",
     state: "State",
     again: "Try again",
-    unknown: "There is no such purchase in your account. Perhaps you are signed in as somebody else.",
+    unknown:
+      "There is no such purchase in your account. Perhaps you are signed in as somebody else.",
   },
   de: {
     title: "Dein Kauf",
@@ -43,7 +45,8 @@ const say = texts({
       processing:
         "Deine Lastschrift läuft, das dauert ein paar Tage. Die Credits kommen, wenn sie eingetroffen ist; du musst nicht auf dieser Seite bleiben.",
       completed: "Danke! Die Credits sind auf deinem Konto.",
-      failed: "Die Zahlung hat nicht geklappt, und es wurde nichts abgebucht. Du kannst es noch einmal versuchen.",
+      failed:
+        "Die Zahlung hat nicht geklappt, und es wurde nichts abgebucht. Du kannst es noch einmal versuchen.",
       cancelled: "Dieser Kauf wurde nicht bezahlt, und es wurde nichts abgebucht.",
       refunded: "Dieser Kauf wurde erstattet, und seine Credits wurden zurückgenommen.",
       partially_refunded:
@@ -58,7 +61,8 @@ const say = texts({
     back: "Zu deinem Konto",
     state: "Stand",
     again: "Noch einmal versuchen",
-    unknown: "Diesen Kauf gibt es in deinem Konto nicht. Vielleicht bist du als jemand anderes angemeldet.",
+    unknown:
+      "Diesen Kauf gibt es in deinem Konto nicht. Vielleicht bist du als jemand anderes angemeldet.",
   },
 });
 

@@ -84,7 +84,11 @@ export async function start({ title, here, anybody = false, render }) {
     person = await whoAmI();
   } catch (error) {
     if (!anybody) {
-      fill(content, heading, failure(error, () => location.reload()));
+      fill(
+        content,
+        heading,
+        failure(error, () => location.reload()),
+      );
       return;
     }
     person = null;
@@ -128,7 +132,11 @@ function drawTop(here, person) {
             h(
               "li",
               {},
-              h("a", { href: base + path, aria: { current: name === here ? "page" : null } }, label),
+              h(
+                "a",
+                { href: base + path, aria: { current: name === here ? "page" : null } },
+                label,
+              ),
             ),
           ),
         ),
@@ -141,7 +149,11 @@ function drawTop(here, person) {
 /** @param {Person | null} person */
 function who(person) {
   if (person === null) {
-    return h("button", { type: "button", className: "plain", on: { click: () => signIn() } }, say.signIn);
+    return h(
+      "button",
+      { type: "button", className: "plain", on: { click: () => signIn() } },
+      say.signIn,
+    );
   }
   const button = h("button", { type: "button", className: "plain" }, say.signOut);
   const problem = h("p", { className: "problem", role: "alert" });
@@ -182,7 +194,11 @@ function drawBottom() {
       },
     },
     Object.entries(say.themes).map(([value, label]) =>
-      h("option", { value, selected: value === (document.documentElement.dataset.theme ?? "system") }, label),
+      h(
+        "option",
+        { value, selected: value === (document.documentElement.dataset.theme ?? "system") },
+        label,
+      ),
     ),
   );
   const other = language === "en" ? "de" : "en";
@@ -246,4 +262,3 @@ function watchSync(userId) {
   // A page that fails to learn this is none the worse: it has a retry of its own where it matters.
   sync.load().catch(() => {});
 }
-

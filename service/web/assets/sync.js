@@ -91,7 +91,8 @@ const say = texts({
     deactivate: "Ausschalten",
     deactivated: "Cloud Sync ist aus.",
     askOff: "Cloud Sync ausschalten?",
-    offAbout: "Deine Daten bleiben auf diesem Gerät. Andere Geräte bekommen deine Änderungen nicht mehr.",
+    offAbout:
+      "Deine Daten bleiben auf diesem Gerät. Andere Geräte bekommen deine Änderungen nicht mehr.",
     offPaid: (until) =>
       `Was bezahlt ist, bleibt deins: bis ${until} kannst du es ohne Kosten wieder einschalten. Erstattet wird nichts.`,
   },
@@ -100,10 +101,20 @@ const say = texts({
 /** @type {readonly Interval[]} */
 const INTERVALS = ["monthly", "quarterly", "yearly"];
 
-/** What of the store is drawn: when it changes, here or in another tab, so does the page. */
-/** @param {SyncState} state */
+/**
+ * What of the store is drawn: when it changes, here or in another tab, so does the page.
+ *
+ * @param {SyncState} state
+ */
 const drawn = (state) =>
-  JSON.stringify([state.active, state.paused, state.gifted, state.interval, state.nextChargeAt, state.paidUntil]);
+  JSON.stringify([
+    state.active,
+    state.paused,
+    state.gifted,
+    state.interval,
+    state.nextChargeAt,
+    state.paidUntil,
+  ]);
 
 start({
   title: say.title,
@@ -131,7 +142,10 @@ start({
     });
     sync.subscribe((now) => {
       state = now;
-      if (shown && !now.loading && !now.error && drawn(now) !== shown) void whole.reload();
+      if (!shown || now.loading || drawn(now) === shown) return;
+      // Before it is drawn, since loading it changes the store as well.
+      shown = drawn(now);
+      void whole.reload();
     });
     void whole.reload();
     document.addEventListener("visibilitychange", () => {
@@ -147,7 +161,13 @@ start({
  * @param {Record<Interval, number>} prices credits
  */
 function draw(state, balance, prices) {
-  const kind = state.gifted ? "gifted" : state.active ? "active" : state.paused ? "paused" : "local";
+  const kind = state.gifted
+    ? "gifted"
+    : state.active
+      ? "active"
+      : state.paused
+        ? "paused"
+        : "local";
   const charged = state.active && !state.gifted;
   const missing = (state.price ?? 0) - balance;
   const tone = state.active ? "good" : state.paused ? "bad" : "quiet";
@@ -164,7 +184,9 @@ function draw(state, balance, prices) {
         charged && fact(say.interval, intervalWord(state.interval)),
         charged && state.price !== null && fact(say.price, credits(state.price)),
         charged && state.nextChargeAt && fact(say.next, date(state.nextChargeAt)),
-        !charged && isAhead(state.paidUntil) && fact(say.paidUntil, date(/** @type {string} */ (state.paidUntil))),
+        !charged &&
+          isAhead(state.paidUntil) &&
+          fact(say.paidUntil, date(/** @type {string} */ (state.paidUntil))),
         fact(say.balance, credits(balance)),
       ),
       charged && missing > 0 && h("p", { className: "warning" }, say.short(credits(missing))),
@@ -173,7 +195,10 @@ function draw(state, balance, prices) {
         { className: "choices" },
         h(
           "a",
-          { className: state.paused || (charged && missing > 0) ? "button primary" : "button", href: `${base}/#top-up` },
+          {
+            className: state.paused || (charged && missing > 0) ? "button primary" : "button",
+            href: `${base}/#top-up`,
+          },
           say.topUp,
         ),
         state.active && !state.gifted && turnOff(state),
@@ -198,7 +223,11 @@ function activateCard(state, prices) {
       said: say.activated,
       extra: [
         choice.element,
-        h("p", { className: "hint" }, paid ? say.paidHint(date(/** @type {string} */ (state.paidUntil))) : say.chargeHint),
+        h(
+          "p",
+          { className: "hint" },
+          paid ? say.paidHint(date(/** @type {string} */ (state.paidUntil))) : say.chargeHint,
+        ),
       ],
       run: () => sync.activate(choice.value()),
     }),
@@ -239,7 +268,8 @@ function turnOff(state) {
             title: say.askOff,
             body: [
               h("p", {}, say.offAbout),
-              isAhead(state.paidUntil) && h("p", {}, say.offPaid(date(/** @type {string} */ (state.paidUntil)))),
+              isAhead(state.paidUntil) &&
+                h("p", {}, say.offPaid(date(/** @type {string} */ (state.paidUntil)))),
             ],
             label: say.deactivate,
             danger: true,
@@ -269,7 +299,7 @@ function intervals(current, prices) {
       h("legend", {}, say.choose),
       h(
         "div",
-        { className: "options" },
+        { className: "options below" },
         inputs.map((input) => {
           const interval = /** @type {Interval} */ (input.value);
           return h(

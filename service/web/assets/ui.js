@@ -115,7 +115,11 @@ export function signedOut() {
     { className: "failure" },
     h("p", {}, say.signedOut),
     canSignIn
-      ? h("button", { type: "button", className: "primary", on: { click: () => signIn() } }, say.signIn)
+      ? h(
+          "button",
+          { type: "button", className: "primary", on: { click: () => signIn() } },
+          say.signIn,
+        )
       : h("p", {}, say.signInInApp),
   );
 }
@@ -272,11 +276,12 @@ function complainAt(fields, error) {
  *   label: string,
  *   control: Control,
  *   hint?: string,
- *   optional?: boolean,
+ *   optional?: boolean | "unsaid",
  *   check?: (value: string) => string,
  *   applies?: () => boolean,
- * }} options name: as the API calls it; check: what is wrong with a value, or nothing; applies:
- *   false while the form does without it, whatever is in it
+ * }} options name: as the API calls it; optional: and the label says so, unless it goes without
+ *   saying; check: what is wrong with a value, or nothing; applies: false while the form does
+ *   without it, whatever is in it
  * @returns {Field}
  */
 export function field({ name, label, control, hint, optional = false, check, applies = () => true }) {
@@ -302,7 +307,7 @@ export function field({ name, label, control, hint, optional = false, check, app
         "label",
         { htmlFor: control.id },
         label,
-        optional && h("span", { className: "soft" }, ` (${say.optional})`),
+        optional === true && h("span", { className: "soft" }, ` (${say.optional})`),
       ),
       control,
       help,
@@ -495,15 +500,16 @@ export function endless({ first, frame, rows, row: draw, empty, lines = 6 }) {
  * @param {string} caption
  * @param {(string | { text: string, className: string })[]} heads
  * @param {HTMLTableSectionElement} body of rows by `row`
+ * @param {string} [className] "moves": when, what, amount and balance, close together on a phone
  */
-export function table(caption, heads, body) {
+export function table(caption, heads, body, className = "") {
   body.setAttribute("role", "rowgroup");
   return h(
     "div",
     { className: "wide" },
     h(
       "table",
-      { role: "table" },
+      { role: "table", className },
       h("caption", { className: "unseen" }, caption),
       h(
         "thead",
@@ -512,7 +518,8 @@ export function table(caption, heads, body) {
           "tr",
           { role: "row" },
           heads.map((head) => {
-            const { text, className } = typeof head === "string" ? { text: head, className: "" } : head;
+            const { text, className } =
+              typeof head === "string" ? { text: head, className: "" } : head;
             return h("th", { scope: "col", role: "columnheader", className }, text);
           }),
         ),
@@ -532,12 +539,21 @@ export function row(...cells) {
     "tr",
     { role: "row" },
     cells.map((given) => {
-      if (given === null || typeof given !== "object" || given instanceof Node || Array.isArray(given)) {
+      if (
+        given === null ||
+        typeof given !== "object" ||
+        given instanceof Node ||
+        Array.isArray(given)
+      ) {
         return h("td", { role: "cell" }, given);
       }
       return h(
         "td",
-        { role: "cell", className: given.className, data: given.label ? { label: given.label } : {} },
+        {
+          role: "cell",
+          className: given.className,
+          data: given.label ? { label: given.label } : {},
+        },
         given.cell,
       );
     }),
@@ -562,7 +578,12 @@ export function badge(tone, word) {
  */
 export function card(title, ...children) {
   const heading = h("h2", { id: newId() }, title);
-  return h("section", { className: "card", aria: { labelledby: heading.id } }, heading, ...children);
+  return h(
+    "section",
+    { className: "card", aria: { labelledby: heading.id } },
+    heading,
+    ...children,
+  );
 }
 
 /**

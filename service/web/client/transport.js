@@ -54,12 +54,25 @@ import {
  *   reload of the page
  */
 
+/** @typedef {Readonly<Record<string, string | number | null | undefined>>} Query */
+
+/**
+ * A page of a list that goes on.
+ *
+ * @template T
+ * @typedef {object} Page
+ * @property {T[]} items
+ * @property {string | null} cursor where the next page begins, as `before`; null for the last page
+ * @property {(options?: CallOptions) => Promise<Page<T> | null>} next the next page, null after
+ *   the last
+ */
+
 /**
  * @typedef {object} Call
  * @property {"GET" | "POST" | "DELETE"} method
  * @property {string} path behind `/api/v1`, encoded (see `pathOf`)
- * @property {Readonly<Record<string, string | number | null | undefined>>} [query]
- * @property {object} [body]
+ * @property {Query} [query]
+ * @property {Readonly<Record<string, any>>} [body]
  * @property {boolean} [anonymous] without a token
  * @property {boolean} [moves] with an idempotency key
  */
@@ -107,7 +120,7 @@ export function drawKey() {
 }
 
 /**
- * Something that makes calls.
+ * What makes calls, for one caller.
  *
  * @param {TransportOptions} options
  */
@@ -144,9 +157,9 @@ export function createTransport({
     const headers = new Headers({ Accept: "application/json" });
     if (token !== null) headers.set("Authorization", `Bearer ${token}`);
     let body;
-    if (call.method === "POST") {
+    if (call.body !== undefined) {
       headers.set("Content-Type", "application/json");
-      body = JSON.stringify({ ...call.body, ...(key === null ? {} : { idempotencyKey: key }) });
+      body = JSON.stringify(key === null ? call.body : { ...call.body, idempotencyKey: key });
     } else if (key !== null) {
       headers.set("Idempotency-Key", key);
     }
@@ -195,8 +208,11 @@ export function createTransport({
    * @param {MoveOptions} [options]
    * @returns {Promise<Answer<T>>}
    */
-  return async function request(call, options = {}) {
-    const key = call.moves ? (options.idempotencyKey ?? drawKey()) : null;
+  async function request(call, options = {}) {
+    // The body's wins, as it does for the service.
+    const key = call.moves
+      ? (call.body?.idempotencyKey ?? options.idempotencyKey ?? drawKey())
+      : null;
     const limits = bound(options.signal, options.timeout ?? timeout);
     let unsure = false;
 
@@ -252,7 +268,116 @@ export function createTransport({
     } finally {
       limits.end();
     }
+  }
+
+  /**
+   * Read a page of a list that goes on.
+   *
+   * @template T
+   * @param {string} path
+   * @param {Query} [query]
+   * @param {CallOptions} [options]
+   * @returns {Promise<Page<T>>}
+   */
+  async function getPage(path, query, options) {
+    /** @type {Answer<T[]>} */
+    const { body, headers } = await request({ method: "GET", path, query }, options);
+    const cursor = cursorOf(headers.get("Link"));
+    return {
+      items: body,
+      cursor,
+      next: async (nextOptions) => {
+        if (cursor === null) return null;
+        return getPage(path, { ...query, offset: null, before: cursor }, nextOptions);
+      },
+    };
+  }
+
+  return {
+    /**
+     * Read something.
+     *
+     * @template T
+     * @param {string} path
+     * @param {Query} [query]
+     * @param {CallOptions} [options]
+     * @returns {Promise<T>}
+     */
+    async get(path, query, options) {
+      return (await request({ method: "GET", path, query }, options)).body;
+    },
+
+    /**
+     * Read what needs no token.
+     *
+     * @template T
+     * @param {string} path
+     * @param {CallOptions} [options]
+     * @returns {Promise<T>}
+     */
+    async getPublic(path, options) {
+      return (await request({ method: "GET", path, anonymous: true }, options)).body;
+    },
+
+    getPage,
+
+    /**
+     * Change something that is the same after a repetition.
+     *
+     * @template T
+     * @param {"POST" | "DELETE"} method
+     * @param {string} path
+     * @param {object} body
+     * @param {CallOptions} [options]
+     * @returns {Promise<T>}
+     */
+    async change(method, path, body, options) {
+      return (await request({ method, path, body }, options)).body;
+    },
+
+    /**
+     * Move credits.
+     *
+     * @template T
+     * @param {"POST" | "DELETE"} method
+     * @param {string} path
+     * @param {Call["body"]} body
+     * @param {MoveOptions} [options]
+     * @returns {Promise<T>}
+     */
+    async move(method, path, body, options) {
+      return (await request({ method, path, body, moves: true }, options)).body;
+    },
   };
+}
+
+/**
+ * Every item of a list that goes on, fetched page by page as it is read.
+ *
+ * @template T
+ * @param {() => Promise<Page<T>>} first
+ * @param {CallOptions} [options] for each further page
+ * @returns {AsyncGenerator<T, void, undefined>}
+ */
+export async function* itemsOf(first, options) {
+  /** @type {Page<T> | null} */
+  let page = await first();
+  while (page !== null) {
+    yield* page.items;
+    page = await page.next(options);
+  }
+}
+
+/**
+ * The cursor in a Link header. Only that is taken of it: the token goes where the client was told
+ * to send it, never where an answer points.
+ *
+ * @param {string | null} link
+ * @returns {string | null}
+ */
+function cursorOf(link) {
+  const target = /<([^>]*)>\s*;\s*rel="?next"?/.exec(link ?? "")?.[1];
+  return target === undefined ? null : new URL(target, "http://x").searchParams.get("before");
 }
 
 /**
@@ -310,7 +435,7 @@ function unknownOutcome(error) {
   return new OutcomeUnknownError({ ...known, code: "outcome_unknown" });
 }
 
-/** @param {Call["query"]} query */
+/** @param {Query} [query] */
 function queryOf(query = {}) {
   const given = new URLSearchParams();
   for (const [name, value] of Object.entries(query)) {

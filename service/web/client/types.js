@@ -246,6 +246,7 @@
  * @property {string} appId up to 64 characters
  * @property {string} description up to 500 characters, for the user's history
  * @property {Record<string, unknown>} [metadata] up to 16 KiB of JSON
+ * @property {string} [idempotencyKey] here or in the options
  */
 
 /**
@@ -273,6 +274,246 @@
  * @property {string} [message] up to 500 characters
  * @property {number} [expirationDays] 1 to 3650 (90)
  * @property {Time} [expiresAt] instead of days
+ * @property {string} [idempotencyKey] here or in the options
+ */
+
+// Support
+
+/** @typedef {"open" | "committed" | "refunded" | "expired"} HoldStatus */
+/** @typedef {"grant" | "refund" | "gift_sync" | "revoke_sync_gift"} ActionKind */
+/** @typedef {"received" | "applied" | "ignored" | "failed"} EventState */
+/** @typedef {"sync_paused" | "gift_expired" | "charge_coming"} NoticeKind */
+/** @typedef {"pending" | "delivered" | "undeliverable" | "failed"} NoticeState */
+
+/**
+ * @typedef {object} UserFound
+ * @property {string} userId
+ * @property {string | null} email the last known address
+ * @property {number} balance credits that can be spent
+ * @property {number} reserved credits
+ * @property {boolean} syncActive
+ * @property {Time | null} lastMoveAt
+ */
+
+/**
+ * Credits that are held for something under way.
+ *
+ * @typedef {object} Hold
+ * @property {string} id
+ * @property {number} amount credits
+ * @property {string} reason
+ * @property {HoldStatus} status
+ * @property {Time} createdAt
+ * @property {Time} expiresAt
+ */
+
+/**
+ * A user; zeros and nulls for one never seen.
+ *
+ * @typedef {object} Account
+ * @property {string} userId
+ * @property {string | null} email the last known address
+ * @property {number} balance credits that can be spent
+ * @property {number} reserved credits
+ * @property {number} totalEarned credits
+ * @property {number} totalSpent credits
+ * @property {number} transactionsCount
+ * @property {Time | null} createdAt
+ * @property {SyncStatus} sync
+ * @property {Hold[]} reservations the newest that are open
+ */
+
+/**
+ * A gift that a user made, as support sees it: the code of an active one is masked, and it has no
+ * address.
+ *
+ * @typedef {object} SupportGift
+ * @property {string} id
+ * @property {string} code
+ * @property {string | null} url
+ * @property {string | null} shortUrl
+ * @property {string} creatorId
+ * @property {string | null} creatorName
+ * @property {number} totalCredits
+ * @property {number} redeemed 0 or 1
+ * @property {GiftType} type
+ * @property {GiftStatus} status
+ * @property {string | null} targetEmail
+ * @property {string | null} message
+ * @property {Time} expiresAt
+ * @property {string | null} redeemedBy a user's id
+ * @property {Time | null} redeemedAt
+ * @property {Time} createdAt
+ * @property {Time} updatedAt
+ */
+
+/**
+ * What an administrator did to a user.
+ *
+ * @typedef {object} AdminAction
+ * @property {string} id
+ * @property {string} userId
+ * @property {string} adminId
+ * @property {string | null} adminName
+ * @property {ActionKind} action
+ * @property {string | null} reason
+ * @property {string | null} transactionId
+ * @property {Record<string, unknown>} details
+ * @property {Time} createdAt
+ */
+
+/**
+ * @typedef {object} SyncGiftState
+ * @property {true} success
+ * @property {string} userId
+ * @property {boolean} gifted
+ * @property {boolean} active
+ */
+
+/**
+ * A day of the whole ledger, in credits.
+ *
+ * @typedef {object} LedgerDay
+ * @property {string} date `YYYY-MM-DD`, in UTC
+ * @property {number} sold
+ * @property {number} granted
+ * @property {number} used
+ * @property {number} reversed
+ * @property {number} refunded
+ * @property {number} outstanding what users had at its end
+ */
+
+/**
+ * @typedef {object} Subscriptions
+ * @property {number} active those that pay
+ * @property {number} paused
+ * @property {number} gifted
+ */
+
+/**
+ * What the next run of charges will do.
+ *
+ * @typedef {object} NextRun
+ * @property {number} due subscriptions
+ * @property {number} charges
+ * @property {number} pauses
+ * @property {number} credits that will be charged
+ */
+
+/**
+ * @typedef {object} Job
+ * @property {string} job
+ * @property {Time | null} lastStartedAt
+ * @property {Time | null} lastEndedAt
+ * @property {Time | null} lastSucceededAt
+ * @property {Record<string, unknown> | null} did of the last run that ended
+ * @property {string | null} error of the last run that ended
+ * @property {boolean} late
+ */
+
+/**
+ * @typedef {object} LedgerCheck
+ * @property {Time | null} checkedAt
+ * @property {number | null} violations
+ */
+
+/**
+ * How many Stripe events are not settled.
+ *
+ * @typedef {object} OpenEvents
+ * @property {number} failed
+ * @property {number} received
+ */
+
+/**
+ * How many notices were not delivered.
+ *
+ * @typedef {object} OpenNotices
+ * @property {number} waiting
+ * @property {number} failed
+ * @property {number} undeliverable
+ */
+
+/**
+ * @typedef {object} Overview
+ * @property {LedgerDay[]} days newest first
+ * @property {Subscriptions} subscriptions
+ * @property {NextRun} nextRun
+ * @property {Job[]} jobs
+ * @property {LedgerCheck} ledgerCheck
+ * @property {OpenEvents} stripeEvents
+ * @property {OpenNotices} notices
+ */
+
+/**
+ * @typedef {object} StripeEvent
+ * @property {string} id
+ * @property {string} type
+ * @property {EventState} state
+ * @property {string | null} error
+ * @property {Time} receivedAt
+ * @property {number} attempts
+ * @property {Time | null} nextAttemptAt
+ * @property {string | null} purchaseId null where its purchase is not known
+ */
+
+/**
+ * @typedef {object} StripeEventReplayed
+ * @property {string} id
+ * @property {EventState} state `received` waits for an answer of Stripe's
+ * @property {string | null} outcome
+ * @property {string | null} error
+ */
+
+/**
+ * @typedef {object} Notice
+ * @property {string} id
+ * @property {string} userId
+ * @property {NoticeKind} kind
+ * @property {NoticeState} state
+ * @property {number} attempts
+ * @property {string | null} lastError
+ * @property {Time} createdAt
+ * @property {Time | null} nextAttemptAt
+ */
+
+/**
+ * @typedef {object} NoticesRetried
+ * @property {number} retried how many are sent once more
+ */
+
+/**
+ * @typedef {object} AdminGrant
+ * @property {number} amount credits
+ * @property {string} reason up to 500 characters; it is written down with who did it
+ * @property {string} [idempotencyKey] here or in the options
+ */
+
+/**
+ * @typedef {object} AdminRefund
+ * @property {string} transactionId the debit
+ * @property {number} [amount] credits; left out: all that is left of the debit
+ * @property {string} reason up to 500 characters; it is written down with who did it
+ * @property {string} [idempotencyKey] here or in the options
+ */
+
+/**
+ * @typedef {object} Why
+ * @property {string} [reason] up to 500 characters; it is written down with who did it
+ */
+
+/**
+ * @typedef {object} EventQuery
+ * @property {"failed" | "received"} [state] failed, unless it says otherwise
+ * @property {number} [limit] rows a page, 1 to 500 (50)
+ * @property {string} [before] a page's cursor: where to go on
+ */
+
+/**
+ * @typedef {object} NoticeQuery
+ * @property {"failed" | "undeliverable" | "pending"} [state] failed, unless it says otherwise
+ * @property {number} [limit] rows a page, 1 to 500 (50)
+ * @property {string} [before] a page's cursor: where to go on
  */
 
 export {};
