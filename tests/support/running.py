@@ -109,7 +109,7 @@ async def running_service(
     and sends them back there.
     """
     key = SigningKey.generate()
-    port = free_port()
+    port = free_port() if for_browsers else None
     origins = [f"http://127.0.0.1:{port}"] if for_browsers else []
     auth = TestServer(issuer.create_app(key, origins=origins))
     await auth.start_server()

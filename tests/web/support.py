@@ -179,6 +179,14 @@ class People:
         await context.add_init_script(_LISTEN)
         return await context.new_page()
 
+    def unexpected(self) -> list[str]:
+        """The texts of the problems so far that nothing allows."""
+        return [
+            str(problem)
+            for problem in self.problems
+            if not any(pattern.search(str(problem)) for pattern in self._allowed)
+        ]
+
     async def require_no_problems(self) -> None:
         """What the pages complained about until now was allowed."""
         for context in self._contexts:
@@ -186,11 +194,7 @@ class People:
                 # What happened before the answer to this was reported before it.
                 with contextlib.suppress(PlaywrightError):
                     await page.evaluate("null")
-        found = [
-            str(problem)
-            for problem in self.problems
-            if not any(pattern.search(str(problem)) for pattern in self._allowed)
-        ]
+        found = self.unexpected()
         assert not found, "\n".join(["The pages complained:", *found])
 
     async def leave(self) -> None:
