@@ -86,9 +86,10 @@ export function explain(error) {
   if (error instanceof SignedOutError) return say.signedOut;
   if (error instanceof SaidError) return error.message;
   const told = /** @type {Told} */ (error ?? {});
-  const details = /** @type {{ required?: number, available?: number, outcome?: string } | null} */ (
-    told.details ?? null
-  );
+  const details =
+    /** @type {{ required?: number, available?: number, outcome?: string } | null} */ (
+      told.details ?? null
+    );
   if (told.code === "insufficient_credits" && details?.required !== undefined) {
     return say.insufficient(details.required, details.available ?? 0);
   }

@@ -34,7 +34,8 @@ const say = texts({
     signInToRedeem: "Sign in to redeem",
     signInHint: "You come back to this page, and redeem the gift with one press.",
     signInInApp: "To redeem it, sign in to your app and open this link again.",
-    personal: "This gift is meant for one person: it is redeemed with the e-mail address for which it was made.",
+    personal:
+      "This gift is meant for one person: it is redeemed with the e-mail address for which it was made.",
     you: (/** @type {string} */ who) => `You are signed in as ${who}.`,
     wrong: (/** @type {string} */ who) =>
       `This gift is meant for another e-mail address than ${who}, or that address is not confirmed yet.`,
@@ -50,13 +51,15 @@ const say = texts({
     hasAbout: (/** @type {string} */ amount, /** @type {string} */ when) =>
       `You redeemed it on ${when}, and ${amount} went to your account.`,
     used: "This gift has been redeemed",
-    usedAbout: "Somebody else was faster, or it was meant for another person. Each gift is redeemed only once.",
+    usedAbout:
+      "Somebody else was faster, or it was meant for another person. Each gift is redeemed only once.",
     usedUnknown: "If it was you, sign in to see it.",
     usedOwn: "It has arrived: somebody has redeemed your gift.",
     expired: "This gift has expired",
     expiredAbout: (/** @type {string} */ when) =>
       `It could be redeemed until ${when}. Its credits go back to whoever gave it; perhaps you get a new one.`,
-    expiredOwn: (/** @type {string} */ when) => `It could be redeemed until ${when}. Its credits go back to you.`,
+    expiredOwn: (/** @type {string} */ when) =>
+      `It could be redeemed until ${when}. Its credits go back to you.`,
     cancelled: "This gift was taken back",
     cancelledAbout: "Whoever gave it has taken it back. Perhaps you get a new one.",
     cancelledOwn: "You took it back, and its credits are in your account.",
@@ -84,13 +87,15 @@ const say = texts({
     yours: "die deines Kontos",
     other: "Als jemand anderes anmelden",
     own: "Das ist ein Geschenk von dir",
-    ownAbout: "Schick den Link dem Menschen, für den es ist. Bis es eingelöst ist, kannst du es zurücknehmen.",
+    ownAbout:
+      "Schick den Link dem Menschen, für den es ist. Bis es eingelöst ist, kannst du es zurücknehmen.",
     ownRedeem: "Selbst einlösen",
     toGifts: "Zu deinen Geschenken",
     enter: "Einen anderen Code eingeben",
     account: "Zu deinem Konto",
     has: "Du hast dieses Geschenk",
-    hasAbout: (amount, when) => `Du hast es am ${when} eingelöst und ${amount} auf dein Konto bekommen.`,
+    hasAbout: (amount, when) =>
+      `Du hast es am ${when} eingelöst und ${amount} auf dein Konto bekommen.`,
     used: "Dieses Geschenk ist eingelöst",
     usedAbout:
       "Jemand anderes war schneller, oder es war für einen anderen Menschen. Jedes Geschenk wird nur einmal eingelöst.",
@@ -101,7 +106,8 @@ const say = texts({
       `Es war bis ${when} einlösbar. Die Credits gehen zurück, vielleicht bekommst du ein neues.`,
     expiredOwn: (when) => `Es war bis ${when} einlösbar. Die Credits gehen an dich zurück.`,
     cancelled: "Dieses Geschenk wurde zurückgenommen",
-    cancelledAbout: "Wer es geschenkt hat, hat es zurückgenommen. Vielleicht bekommst du ein neues.",
+    cancelledAbout:
+      "Wer es geschenkt hat, hat es zurückgenommen. Vielleicht bekommst du ein neues.",
     cancelledOwn: "Du hast es zurückgenommen, die Credits sind auf deinem Konto.",
     unknown: "Dieses Geschenk gibt es nicht",
     unknownAbout: "Prüfe, ob du den ganzen Link hast, oder den Code Zeichen für Zeichen.",
@@ -126,7 +132,11 @@ start({
       render: (found) =>
         found === null ? unknown() : draw(found, person, () => redeemHere(found.gift.code)),
     });
-    const card = h("section", { className: "card narrow-page", aria: { label: say.title } }, whole.element);
+    const card = h(
+      "section",
+      { className: "card narrow-page", aria: { label: say.title } },
+      whole.element,
+    );
     void whole.reload();
     return card;
 
@@ -137,7 +147,8 @@ start({
         fill(card, element);
         heading.focus();
       } catch (error) {
-        if (!(error instanceof GiftRefusedError) || error.code === "gift_wrong_recipient") throw error;
+        if (!(error instanceof GiftRefusedError) || error.code === "gift_wrong_recipient")
+          throw error;
         // It has ended since it was looked at, and the page says how.
         if (await whole.reload()) {
           announce(explain(error));
@@ -210,7 +221,8 @@ async function search(load, wanted) {
 function draw({ gift, own, received }, person, run) {
   const { creatorName, message, status, totalCredits } = gift;
   const until = date(gift.expiresAt);
-  const from = creatorName !== null && fact(say.from, h("span", { className: "user-text" }, creatorName));
+  const from =
+    creatorName !== null && fact(say.from, h("span", { className: "user-text" }, creatorName));
   const worth = fact(say.worth, credits(totalCredits));
   if (received !== null) {
     return ended(say.has, say.hasAbout(credits(received.credits), date(received.redeemedAt)), [
@@ -238,7 +250,10 @@ function draw({ gift, own, received }, person, run) {
       cancelled: [say.cancelled, say.cancelledOwn],
     };
     const [heading, about] = ends[status] ?? [say.used, ""];
-    return ended(heading, about, [h("dl", { className: "facts" }, worth), choices(link("/gifts", say.toGifts))]);
+    return ended(heading, about, [
+      h("dl", { className: "facts" }, worth),
+      choices(link("/gifts", say.toGifts)),
+    ]);
   }
   if (status === "active") return open(gift, person, run);
   if (status === "depleted" && person === null) {
@@ -251,7 +266,10 @@ function draw({ gift, own, received }, person, run) {
     cancelled: [say.cancelled, say.cancelledAbout],
   };
   const [heading, about] = ends[status] ?? [say.used, ""];
-  return ended(heading, about, [h("dl", { className: "facts" }, from, worth), choices(link("/gifts", say.enter))]);
+  return ended(heading, about, [
+    h("dl", { className: "facts" }, from, worth),
+    choices(link("/gifts", say.enter)),
+  ]);
 }
 
 /**

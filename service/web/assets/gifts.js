@@ -54,7 +54,11 @@ const say = texts({
     date: "Last day",
     dateWrong: "A day from today on, at most ten years ahead.",
     have: (/** @type {string} */ balance) => `You have ${balance}.`,
-    takes: (/** @type {string} */ amount, /** @type {string} */ balance, /** @type {string} */ left) =>
+    takes: (
+      /** @type {string} */ amount,
+      /** @type {string} */ balance,
+      /** @type {string} */ left,
+    ) =>
       `This takes ${amount} of your ${balance}; ${left} will be left. If the gift is not redeemed, they come back.`,
     short: (/** @type {string} */ balance, /** @type {string} */ missing) =>
       `You have ${balance}; for this gift, ${missing} are missing.`,
@@ -62,8 +66,11 @@ const say = texts({
     create: "Create gift",
     lost: "No answer came, so it is not known whether the gift was made. Press again without changing anything: it is made only once.",
     ready: "Your gift is ready",
-    readyFor: (/** @type {string} */ amount, /** @type {string} */ whom, /** @type {string} */ until) =>
-      `${amount} for ${whom}, to be redeemed until ${until}. Now send the link.`,
+    readyFor: (
+      /** @type {string} */ amount,
+      /** @type {string} */ whom,
+      /** @type {string} */ until,
+    ) => `${amount} for ${whom}, to be redeemed until ${until}. Now send the link.`,
     anybody: "whoever has the link",
     link: "Link",
     code: "Code",
@@ -133,7 +140,8 @@ const say = texts({
     copyCode: "Code kopieren",
     another: "Noch ein Geschenk erstellen",
     redeemTitle: "Code einlösen",
-    codeHint: "Groß oder klein, mit oder ohne Bindestriche und Leerzeichen. Ein Geschenk-Link geht auch.",
+    codeHint:
+      "Groß oder klein, mit oder ohne Bindestriche und Leerzeichen. Ein Geschenk-Link geht auch.",
     codeMissing: "Der Code des Geschenks.",
     noSuchCode: "Zu diesem Code gibt es kein Geschenk. Prüfe ihn Zeichen für Zeichen.",
     redeem: "Einlösen",
@@ -219,7 +227,14 @@ function givingPart(refresh) {
   const amount = field({
     name: "totalCredits",
     label: say.amount,
-    control: h("input", { type: "number", min: "1", max: String(AMOUNT_MAX), step: "1", inputMode: "numeric", autocomplete: "off" }),
+    control: h("input", {
+      type: "number",
+      min: "1",
+      max: String(AMOUNT_MAX),
+      step: "1",
+      inputMode: "numeric",
+      autocomplete: "off",
+    }),
     check: (value) => (isAmount(Number(value)) ? "" : say.amountWrong),
   });
   amount.element.classList.add("narrow");
@@ -236,7 +251,13 @@ function givingPart(refresh) {
   const expiry = field({
     name: "expirationDays",
     label: say.expiry,
-    control: select([...DAYS.map((days) => /** @type {[string, string]} */ ([String(days), say.days(days)])), [ON_DATE, say.onDate]], USUAL_DAYS),
+    control: select(
+      [
+        ...DAYS.map((days) => /** @type {[string, string]} */ ([String(days), say.days(days)])),
+        [ON_DATE, say.onDate],
+      ],
+      USUAL_DAYS,
+    ),
   });
   const last = field({
     name: "expiresAt",
@@ -260,7 +281,9 @@ function givingPart(refresh) {
       ? { type: "personalized", targetEmail: email.value }
       : { type: "simple" }),
     ...(message.field.value ? { message: message.field.value } : {}),
-    ...(expiry.value === ON_DATE ? { expiresAt: endOf(last.value) } : { expirationDays: Number(expiry.value) }),
+    ...(expiry.value === ON_DATE
+      ? { expiresAt: endOf(last.value) }
+      : { expirationDays: Number(expiry.value) }),
   });
 
   const create = makeOnce(refresh);
@@ -333,7 +356,11 @@ function makeOnce(refresh) {
 
 function kindChoice() {
   const group = newId();
-  const option = (/** @type {string} */ value, /** @type {string} */ label, /** @type {string} */ about) =>
+  const option = (
+    /** @type {string} */ value,
+    /** @type {string} */ label,
+    /** @type {string} */ about,
+  ) =>
     h(
       "label",
       { className: "option" },
@@ -369,7 +396,10 @@ function messageField() {
     counter.textContent = say.counter(length());
     made.complain(over());
   };
-  control.setAttribute("aria-describedby", `${counter.id} ${control.getAttribute("aria-describedby")}`);
+  control.setAttribute(
+    "aria-describedby",
+    `${counter.id} ${control.getAttribute("aria-describedby")}`,
+  );
   control.addEventListener("input", count);
   control.after(counter);
   count();
@@ -389,7 +419,11 @@ function made(gift, again) {
     "div",
     {},
     heading,
-    h("p", { className: "user-text" }, say.readyFor(credits(gift.totalCredits), whom, date(gift.expiresAt))),
+    h(
+      "p",
+      { className: "user-text" },
+      say.readyFor(credits(gift.totalCredits), whom, date(gift.expiresAt)),
+    ),
     h(
       "dl",
       { className: "facts stacked" },
@@ -412,7 +446,14 @@ function redeemPart(refresh) {
     name: "code",
     label: say.code,
     hint: say.codeHint,
-    control: h("input", { type: "text", className: "code", autocapitalize: "characters", autocomplete: "off", spellcheck: false, maxLength: 300 }),
+    control: h("input", {
+      type: "text",
+      className: "code",
+      autocapitalize: "characters",
+      autocomplete: "off",
+      spellcheck: false,
+      maxLength: 300,
+    }),
     check: (value) => (codeIn(value) ? "" : say.codeMissing),
   });
   const result = h("div", { className: "result" });
@@ -456,7 +497,14 @@ function createdList(refresh) {
     frame: (rows) =>
       table(
         say.created,
-        [say.when, { text: say.amount, className: "number" }, say.whom, say.state, say.code, say.actions],
+        [
+          say.when,
+          { text: say.amount, className: "number" },
+          say.whom,
+          say.state,
+          say.code,
+          say.actions,
+        ],
         /** @type {HTMLTableSectionElement} */ (rows),
       ),
     row: (gift) => {
@@ -472,7 +520,11 @@ function createdList(refresh) {
           badge(...giftWord(status)),
           status === "active" && h("div", { className: "soft" }, say.until(date(gift.expiresAt))),
         ],
-        { cell: h("span", { className: "code" }, gift.code), className: "gift-code", label: say.code },
+        {
+          cell: h("span", { className: "code" }, gift.code),
+          className: "gift-code",
+          label: say.code,
+        },
         {
           cell:
             status === "active" &&

@@ -90,7 +90,11 @@ export function thanks({ credits: amount, creatorName, message, newBalance }) {
     creatorName !== null && h("p", { className: "soft user-text" }, say.from(creatorName)),
     words(message),
     h("dl", { className: "facts" }, fact(say.balance, credits(newBalance))),
-    h("div", { className: "choices" }, h("a", { className: "button primary", href: `${base}/` }, say.account)),
+    h(
+      "div",
+      { className: "choices" },
+      h("a", { className: "button primary", href: `${base}/` }, say.account),
+    ),
   );
   return { element, heading };
 }
@@ -117,7 +121,10 @@ export function picture() {
     svg(
       "g",
       { class: "lid" },
-      svg("path", { class: "bow", d: "M60 40 C44 12 26 24 36 36 Q42 42 60 40 C78 42 84 36 84 36 C94 24 76 12 60 40 Z" }),
+      svg("path", {
+        class: "bow",
+        d: "M60 40 C44 12 26 24 36 36 Q42 42 60 40 C78 42 84 36 84 36 C94 24 76 12 60 40 Z",
+      }),
       svg("rect", { class: "top", x: 20, y: 40, width: 80, height: 18, rx: 5 }),
       svg("rect", { class: "ribbon", x: 54, y: 40, width: 12, height: 18 }),
     ),

@@ -284,7 +284,15 @@ function complainAt(fields, error) {
  *   without it, whatever is in it
  * @returns {Field}
  */
-export function field({ name, label, control, hint, optional = false, check, applies = () => true }) {
+export function field({
+  name,
+  label,
+  control,
+  hint,
+  optional = false,
+  check,
+  applies = () => true,
+}) {
   control.id ||= newId();
   control.name = name;
   const problem = h("p", { className: "problem", id: newId(), role: "alert" });
@@ -340,7 +348,9 @@ export function select(options, selected) {
   return h(
     "select",
     {},
-    options.map(([value, label]) => h("option", { value, defaultSelected: value === selected }, label)),
+    options.map(([value, label]) =>
+      h("option", { value, defaultSelected: value === selected }, label),
+    ),
   );
 }
 
