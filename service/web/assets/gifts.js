@@ -510,7 +510,7 @@ function createdList(refresh) {
     row: (gift) => {
       const status = statusOf(gift);
       return row(
-        date(gift.createdAt),
+        { cell: date(gift.createdAt), className: "when" },
         { cell: number(gift.totalCredits), className: "number", label: say.amount },
         [
           h("div", { className: "user-text" }, gift.targetEmail ?? say.simple),
@@ -526,6 +526,7 @@ function createdList(refresh) {
           label: say.code,
         },
         {
+          className: "actions",
           cell:
             status === "active" &&
             h(
@@ -598,7 +599,7 @@ function receivedList() {
       ),
     row: (gift) =>
       row(
-        date(gift.redeemedAt),
+        { cell: date(gift.redeemedAt), className: "when" },
         { cell: number(gift.credits), className: "number", label: say.amount },
         [
           h("div", { className: "user-text" }, gift.creatorName ?? say.somebody),
