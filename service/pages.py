@@ -42,11 +42,17 @@ _IMPORT: Final = re.compile(r'^(?:import|export)\b[^;"]*"(\.{1,2}/[\w./-]+\.js)"
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """A page for people: the script that fills it, and what a search or a shared link shows."""
+    """A page for people: the script that fills it, and what a search or a shared link shows.
+
+    `path` is the page's one address. None: its addresses name something, and are neither said
+    again by the page nor to be found by a search.
+    """
 
     script: str
     title: str
     description: str
+    path: str | None = None
+    image: str | None = None
 
 
 ACCOUNT: Final = "account"
@@ -58,12 +64,17 @@ SUPPORT: Final = "support"
 
 PAGES: Final[Mapping[str, Shown]] = MappingProxyType(
     {
-        ACCOUNT: Shown("account.js", "Your credits", "Balance, history and top-up."),
+        ACCOUNT: Shown("account.js", "Your credits", "Balance, history and top-up.", "/"),
         PURCHASE: Shown("purchase.js", "Your purchase", "How a purchase of credits stands."),
-        SYNC: Shown("sync.js", "Cloud Sync", "Cloud Sync, paid with credits."),
-        GIFTS: Shown("gifts.js", "Gifts", "Give credits, and redeem gift codes."),
+        SYNC: Shown("sync.js", "Cloud Sync", "Cloud Sync, paid with credits.", "/settings/sync"),
+        GIFTS: Shown("gifts.js", "Gifts", "Give credits, and redeem gift codes.", "/gifts"),
         # Nothing of the gift itself: whoever fetches previews must not learn what it says.
-        GIFT: Shown("gift.js", "A gift of credits", "Somebody gives you credits. Open it."),
+        GIFT: Shown(
+            "gift.js",
+            "A gift of credits",
+            "Somebody gives you credits. Open it.",
+            image="gift.png",
+        ),
         SUPPORT: Shown("support.js", "Support", "Accounts, and how billing is doing."),
     }
 )
@@ -134,9 +145,33 @@ def _fill(shell: string.Template, shown: Shown, settings: Settings) -> str:
             "login_url": html.escape(settings.login_url or ""),
             "title": html.escape(shown.title),
             "description": html.escape(shown.description),
+            "preview": _preview(shown, settings.base_url),
             "script": shown.script,
             "preloads": preloads,
         }
+    )
+
+
+def _preview(shown: Shown, base_url: str) -> str:
+    """What of a shared link's preview has an address, which has to be whole there."""
+    said = {"twitter:card": "summary"}
+    if shown.path is None:
+        said["robots"] = "noindex"
+    else:
+        said["og:url"] = base_url + shown.path
+    if shown.image is not None:
+        said |= {
+            "og:image": f"{base_url}/assets/{shown.image}",
+            "og:image:type": TYPES[Path(shown.image).suffix],
+            "og:image:width": "1200",
+            "og:image:height": "630",
+            "og:image:alt": shown.title,
+            "twitter:card": "summary_large_image",
+        }
+    return "\n".join(
+        f'  <meta {"property" if name.startswith("og:") else "name"}="{name}"'
+        f' content="{html.escape(value)}">'
+        for name, value in said.items()
     )
 
 

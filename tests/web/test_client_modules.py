@@ -19,6 +19,7 @@ from service.settings import Settings
 from tests.support.databases import Connection
 from tests.support.routes import declared_routes
 from tests.support.running import Running
+from tests.support.stripe import Shop
 
 HERE = Path(__file__).parent / "client"
 SECONDS = 120
@@ -99,7 +100,7 @@ async def test_by_themselves() -> None:
     assert int(passed[1]) > 100
 
 
-async def test_against_the_service(service: Running, admin: Connection) -> None:
+async def test_against_the_service(service: Running, shop: Shop, admin: Connection) -> None:
     await service.grant("ann", 2000)
     await run_node(
         HERE / "real_service.js",

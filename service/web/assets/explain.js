@@ -11,7 +11,7 @@ const say = texts({
     codes: /** @type {Record<string, string>} */ ({
       forbidden: "You are not allowed to do this.",
       gift_expired: "This gift has expired.",
-      gift_not_active: "This gift can no longer be redeemed.",
+      gift_not_active: "This gift has already been redeemed by somebody else.",
       gift_wrong_recipient: "This gift is meant for another e-mail address.",
       idempotency_key_reused:
         "This was sent before, with other values. Reload the page and try again.",
@@ -33,6 +33,7 @@ const say = texts({
       `This takes ${credits(required)}, and you have ${credits(available)}.`,
     limited: (/** @type {number} */ seconds) =>
       `Too many attempts. Try again in ${seconds} ${seconds === 1 ? "second" : "seconds"}.`,
+    takenBack: "This gift was taken back by whoever gave it.",
     network: "There is no connection to the service. Check your network and try again.",
     signedOut: "You are signed out.",
     unknown: "Something went wrong.",
@@ -42,7 +43,7 @@ const say = texts({
     codes: {
       forbidden: "Das darfst du nicht.",
       gift_expired: "Dieses Geschenk ist abgelaufen.",
-      gift_not_active: "Dieses Geschenk kann nicht mehr eingelöst werden.",
+      gift_not_active: "Dieses Geschenk hat schon jemand anderes eingelöst.",
       gift_wrong_recipient: "Dieses Geschenk ist für eine andere E-Mail-Adresse bestimmt.",
       idempotency_key_reused:
         "Das wurde schon einmal mit anderen Werten gesendet. Lade die Seite neu und versuch es noch einmal.",
@@ -64,12 +65,16 @@ const say = texts({
       `Das braucht ${credits(required)}, und du hast ${credits(available)}.`,
     limited: (seconds) =>
       `Zu viele Versuche. Versuch es in ${seconds} ${seconds === 1 ? "Sekunde" : "Sekunden"} noch einmal.`,
+    takenBack: "Dieses Geschenk wurde zurückgenommen.",
     network: "Keine Verbindung zum Dienst. Prüfe dein Netz und versuch es noch einmal.",
     signedOut: "Du bist nicht angemeldet.",
     unknown: "Etwas ist schiefgegangen.",
     request: (id) => `Anfrage ${id}`,
   },
 });
+
+/** An error that a page tells in words of its own: its message is in the reader's language. */
+export class SaidError extends Error {}
 
 /**
  * An error as a sentence for people.
@@ -79,13 +84,16 @@ const say = texts({
  */
 export function explain(error) {
   if (error instanceof SignedOutError) return say.signedOut;
+  if (error instanceof SaidError) return error.message;
   const told = /** @type {Told} */ (error ?? {});
-  const details = /** @type {{ required?: number, available?: number } | null} */ (
-    told.details ?? null
-  );
+  const details =
+    /** @type {{ required?: number, available?: number, outcome?: string } | null} */ (
+      told.details ?? null
+    );
   if (told.code === "insufficient_credits" && details?.required !== undefined) {
     return say.insufficient(details.required, details.available ?? 0);
   }
+  if (details?.outcome === "failed_cancelled") return say.takenBack;
   if (told.code === "rate_limited")
     return say.limited(Math.max(1, Math.ceil(told.retryAfter ?? 60)));
   const known = told.code === undefined ? undefined : say.codes[told.code];

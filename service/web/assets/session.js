@@ -100,6 +100,8 @@ async function ask() {
   });
   if (answer.status === 401) {
     kept = null;
+    // An answer that is not read to its end keeps its connection.
+    await answer.text();
     throw new SignedOutError("nobody is signed in");
   }
   if (!answer.ok) throw new Error(`the auth service answered ${answer.status}`);

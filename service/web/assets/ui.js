@@ -311,11 +311,21 @@ function complainAt(fields, error) {
  *   hint?: string,
  *   optional?: boolean | "unsaid",
  *   check?: (value: string) => string,
+ *   applies?: () => boolean,
  * }} options name: as the API calls it; optional: and the label says so, unless it goes without
- *   saying; check: what is wrong with a value, or nothing
+ *   saying; check: what is wrong with a value, or nothing; applies: false while the form does
+ *   without it, whatever is in it
  * @returns {Field}
  */
-export function field({ name, label, control, hint, optional = false, check }) {
+export function field({
+  name,
+  label,
+  control,
+  hint,
+  optional = false,
+  check,
+  applies = () => true,
+}) {
   control.id ||= newId();
   control.name = name;
   const problem = h("p", { className: "problem", id: newId(), role: "alert" });
@@ -351,6 +361,7 @@ export function field({ name, label, control, hint, optional = false, check }) {
       return control.hasAttribute("aria-invalid");
     },
     check() {
+      if (!applies()) return true;
       const value = control.value.trim();
       const wrong = check?.(value) ?? "";
       complain(wrong || (value || optional ? "" : control.validationMessage || label));
@@ -370,7 +381,9 @@ export function select(options, selected) {
   return h(
     "select",
     {},
-    options.map(([value, label]) => h("option", { value, selected: value === selected }, label)),
+    options.map(([value, label]) =>
+      h("option", { value, defaultSelected: value === selected }, label),
+    ),
   );
 }
 
