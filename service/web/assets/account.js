@@ -8,19 +8,9 @@ import { credits, date, dateTime, euros, number, signedNumber } from "./format.j
 import { texts } from "./i18n.js";
 import { base } from "./session.js";
 import { start } from "./shell.js";
-import {
-  actionForm,
-  badge,
-  card,
-  endless,
-  fact,
-  field,
-  pagesByOffset,
-  region,
-  row,
-  select,
-  table,
-} from "./ui.js";
+import { actionForm, field, select } from "./forms.js";
+import { badge, card, endless, fact, pagesByOffset, row, table } from "./parts.js";
+import { region } from "./ui.js";
 import { purchaseWord, typeWord, types } from "./words.js";
 
 const say = texts({

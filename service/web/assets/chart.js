@@ -3,7 +3,7 @@
 import { fill, h, svg } from "./dom.js";
 import { credits, day, fullDay, number } from "./format.js";
 import { texts } from "./i18n.js";
-import { row, table } from "./ui.js";
+import { row, table } from "./parts.js";
 
 /** @typedef {{ date: string, appId: string, creditsUsed: number, operations: number }} Usage */
 

@@ -8,7 +8,8 @@ import { handOn, picture, redeem, thanks, words } from "./giving.js";
 import { texts } from "./i18n.js";
 import { base, canSignIn, signIn, signOut } from "./session.js";
 import { start } from "./shell.js";
-import { actionButton, announce, fact, region } from "./ui.js";
+import { fact } from "./parts.js";
+import { actionButton, announce, region } from "./ui.js";
 import { GiftRefusedError, InvalidRequestError, NotFoundError } from "../client/credits-client.js";
 
 /** @typedef {import("./dom.js").Child} Child */

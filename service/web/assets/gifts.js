@@ -8,22 +8,9 @@ import { handOn, redeem, thanks } from "./giving.js";
 import { texts } from "./i18n.js";
 import { base } from "./session.js";
 import { start } from "./shell.js";
-import {
-  actionForm,
-  ask,
-  announce,
-  badge,
-  card,
-  copyButton,
-  endless,
-  fact,
-  field,
-  pagesByOffset,
-  region,
-  row,
-  select,
-  table,
-} from "./ui.js";
+import { actionForm, field, select } from "./forms.js";
+import { badge, card, endless, fact, pagesByOffset, row, table } from "./parts.js";
+import { ask, announce, copyButton, region } from "./ui.js";
 import { giftWord } from "./words.js";
 import { GiftRefusedError, NotFoundError, OutcomeUnknownError } from "../client/credits-client.js";
 import { drawKey } from "../client/transport.js";

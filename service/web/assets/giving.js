@@ -6,7 +6,8 @@ import { SaidError } from "./explain.js";
 import { credits } from "./format.js";
 import { texts } from "./i18n.js";
 import { base } from "./session.js";
-import { actionButton, copyButton, fact } from "./ui.js";
+import { fact } from "./parts.js";
+import { actionButton, copyButton } from "./ui.js";
 import { OutcomeUnknownError } from "../client/credits-client.js";
 
 /** @typedef {import("./dom.js").Child} Child */

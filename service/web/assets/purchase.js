@@ -7,7 +7,8 @@ import { credits, dateTime, euros } from "./format.js";
 import { texts } from "./i18n.js";
 import { base } from "./session.js";
 import { start } from "./shell.js";
-import { badge, fact, region } from "./ui.js";
+import { badge, fact } from "./parts.js";
+import { region } from "./ui.js";
 import { purchaseState, purchaseWord } from "./words.js";
 import { NotFoundError } from "../client/credits-client.js";
 

@@ -4,7 +4,8 @@ import { h } from "./dom.js";
 import { credits } from "./format.js";
 import { texts } from "./i18n.js";
 import { admin, forgetKey, withKey } from "./support-api.js";
-import { announce, askForm, field } from "./ui.js";
+import { askForm, field } from "./forms.js";
+import { announce } from "./ui.js";
 import {
   CreditsError,
   IdempotencyKeyReusedError,

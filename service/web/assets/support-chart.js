@@ -4,7 +4,7 @@ import { h, svg } from "./dom.js";
 import { credits, fullDay, number } from "./format.js";
 import { texts } from "./i18n.js";
 import { plot } from "./chart.js";
-import { fact, row, table } from "./ui.js";
+import { fact, row, table } from "./parts.js";
 
 /** @typedef {import("../client/types.js").LedgerDay} Day */
 

@@ -5,20 +5,9 @@ import { credits, dateTime, number } from "./format.js";
 import { texts } from "./i18n.js";
 import { admin, userPath } from "./support-api.js";
 import { creditsChart } from "./support-chart.js";
-import {
-  actionButton,
-  actionForm,
-  announce,
-  badge,
-  card,
-  endless,
-  fact,
-  field,
-  region,
-  row,
-  select,
-  table,
-} from "./ui.js";
+import { actionForm, field, select } from "./forms.js";
+import { badge, card, endless, fact, row, table } from "./parts.js";
+import { actionButton, announce, region } from "./ui.js";
 
 /** @typedef {import("../client/types.js").Job} Job */
 /** @typedef {import("../client/types.js").Overview} Overview */

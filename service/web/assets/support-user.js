@@ -6,18 +6,9 @@ import { texts } from "./i18n.js";
 import { base } from "./session.js";
 import { giveSync, grant, refund, revokeSync } from "./support-actions.js";
 import { admin, userPath } from "./support-api.js";
-import {
-  badge,
-  card,
-  copyButton,
-  endless,
-  fact,
-  pagesByOffset,
-  region,
-  row,
-  select,
-  table,
-} from "./ui.js";
+import { select } from "./forms.js";
+import { badge, card, endless, fact, pagesByOffset, row, table } from "./parts.js";
+import { copyButton, region } from "./ui.js";
 import { giftWord, intervalWord, purchaseWord, typeWord, types } from "./words.js";
 
 /** @typedef {import("../client/types.js").AdminAction} Action */

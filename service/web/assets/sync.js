@@ -6,7 +6,9 @@ import { credits, date } from "./format.js";
 import { texts } from "./i18n.js";
 import { base } from "./session.js";
 import { start } from "./shell.js";
-import { actionForm, announce, ask, badge, card, fact, region } from "./ui.js";
+import { actionForm } from "./forms.js";
+import { badge, card, fact } from "./parts.js";
+import { announce, ask, region } from "./ui.js";
 import { intervalWord } from "./words.js";
 
 /** @typedef {import("../client/types.js").Interval} Interval */

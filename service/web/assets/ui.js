@@ -11,11 +11,8 @@ const say = texts({
   en: {
     again: "Try again",
     cancel: "Cancel",
-    close: "Close",
     copied: "Copied",
     loading: "Loading…",
-    more: "Show more",
-    optional: "optional",
     signIn: "Sign in",
     signedOut: "You are signed out.",
     signInInApp: "Sign in to your app, and come back.",
@@ -23,11 +20,8 @@ const say = texts({
   de: {
     again: "Noch einmal versuchen",
     cancel: "Abbrechen",
-    close: "Schließen",
     copied: "Kopiert",
     loading: "Wird geladen …",
-    more: "Mehr anzeigen",
-    optional: "freiwillig",
     signIn: "Anmelden",
     signedOut: "Du bist nicht angemeldet.",
     signInInApp: "Melde dich in deiner App an und komm zurück.",
@@ -193,201 +187,6 @@ export function once(button, problem, run, said) {
 }
 
 /**
- * A form: fields, one button, and what is wrong beside the fields that the API names.
- *
- * @param {{
- *   fields: Field[],
- *   label: string,
- *   run: () => Promise<unknown>,
- *   said?: string,
- *   className?: string,
- *   extra?: Child,
- *   danger?: boolean,
- *   beside?: Child,
- * }} options beside: what stands beside the button
- */
-export function actionForm({
-  fields,
-  label,
-  run,
-  said,
-  className = "",
-  extra,
-  danger = false,
-  beside,
-}) {
-  const button = h("button", { type: "submit", className: danger ? "danger" : "primary" }, label);
-  const problem = h("p", { className: "problem", role: "alert" });
-  const act = once(
-    button,
-    problem,
-    async () => {
-      for (const field of fields) field.complain("");
-      try {
-        await run();
-      } catch (error) {
-        if (!complainAt(fields, error)) throw error;
-      }
-    },
-    undefined,
-  );
-  return h(
-    "form",
-    {
-      className: `form ${className}`.trim(),
-      noValidate: true,
-      on: {
-        submit: (/** @type {Event} */ event) => {
-          event.preventDefault();
-          const wrong = fields.find((field) => !field.check());
-          if (wrong) wrong.control.focus();
-          else void act().then(() => said && !problem.textContent && announceUnless(fields, said));
-        },
-      },
-    },
-    fields.map((field) => field.element),
-    extra,
-    beside
-      ? h(
-          "div",
-          { className: "choices" },
-          h("div", { className: "action" }, button, problem),
-          beside,
-        )
-      : h("div", { className: "action" }, button, problem),
-  );
-}
-
-/**
- * @param {Field[]} fields
- * @param {string} said
- */
-function announceUnless(fields, said) {
-  if (!fields.some((field) => field.wrong)) announce(said);
-}
-
-/**
- * Tell what the API refuses beside its field. False where none of ours is meant.
- *
- * @param {Field[]} fields
- * @param {unknown} error
- */
-function complainAt(fields, error) {
-  /** @type {unknown} */
-  const details = /** @type {{ details?: unknown }} */ (error)?.details;
-  if (!Array.isArray(details)) return false;
-  let told = false;
-  for (const { field: name, message } of details) {
-    const meant = fields.find((field) => field.name === name);
-    if (meant) {
-      meant.complain(String(message));
-      if (!told) meant.control.focus();
-      told = true;
-    }
-  }
-  return told;
-}
-
-/**
- * @typedef {HTMLInputElement | HTMLSelectElement | HTMLTextAreaElement} Control
- * @typedef {{
- *   name: string,
- *   element: HTMLElement,
- *   control: Control,
- *   readonly value: string,
- *   readonly wrong: boolean,
- *   check: () => boolean,
- *   complain: (message: string) => void,
- * }} Field
- */
-
-/**
- * A labelled control.
- *
- * @param {{
- *   name: string,
- *   label: string,
- *   control: Control,
- *   hint?: string,
- *   optional?: boolean | "unsaid",
- *   check?: (value: string) => string,
- *   applies?: () => boolean,
- * }} options name: as the API calls it; optional: and the label says so, unless it goes without
- *   saying; check: what is wrong with a value, or nothing; applies: false while the form does
- *   without it, whatever is in it
- * @returns {Field}
- */
-export function field({
-  name,
-  label,
-  control,
-  hint,
-  optional = false,
-  check,
-  applies = () => true,
-}) {
-  control.id ||= newId();
-  control.name = name;
-  const problem = h("p", { className: "problem", id: newId(), role: "alert" });
-  const help = hint ? h("p", { className: "hint", id: newId() }, hint) : null;
-  control.setAttribute("aria-describedby", [help?.id, problem.id].filter(Boolean).join(" "));
-  if (!optional) control.required = true;
-  const complain = (/** @type {string} */ message) => {
-    problem.textContent = message;
-    if (message) control.setAttribute("aria-invalid", "true");
-    else control.removeAttribute("aria-invalid");
-  };
-  control.addEventListener("input", () => complain(""));
-  return {
-    name,
-    control,
-    element: h(
-      "div",
-      { className: "field" },
-      h(
-        "label",
-        { htmlFor: control.id },
-        label,
-        optional === true && h("span", { className: "soft" }, ` (${say.optional})`),
-      ),
-      control,
-      help,
-      problem,
-    ),
-    get value() {
-      return control.value.trim();
-    },
-    get wrong() {
-      return control.hasAttribute("aria-invalid");
-    },
-    check() {
-      if (!applies()) return true;
-      const value = control.value.trim();
-      const wrong = check?.(value) ?? "";
-      complain(wrong || (value || optional ? "" : control.validationMessage || label));
-      return !problem.textContent;
-    },
-    complain,
-  };
-}
-
-/**
- * A choice of one, as options.
- *
- * @param {[value: string, label: string][]} options
- * @param {string} [selected]
- */
-export function select(options, selected) {
-  return h(
-    "select",
-    {},
-    options.map(([value, label]) =>
-      h("option", { value, defaultSelected: value === selected }, label),
-    ),
-  );
-}
-
-/**
  * Ask before something is done that cannot be undone. The dialog stays while it runs.
  *
  * @param {{ title: string, body: Child, label: string, run: () => Promise<unknown>, danger?: boolean }} options
@@ -406,26 +205,6 @@ export function ask({ title, body, label, run, danger = false }) {
 }
 
 /**
- * The same with something to be filled in; what the API refuses is told beside its field.
- *
- * @param {{
- *   title: string,
- *   body?: Child,
- *   fields: Field[],
- *   label: string,
- *   run: () => Promise<unknown>,
- *   danger?: boolean,
- * }} options
- * @returns {Promise<boolean>} whether it was done
- */
-export function askForm({ title, body, fields, label, run, danger = false }) {
-  return inDialog(title, run, (act, cancel) => [
-    body,
-    actionForm({ fields, label, run: act, danger, beside: cancel }),
-  ]);
-}
-
-/**
  * A dialog until it is done or left. Who closes it while it runs is told of the end all the same.
  *
  * @param {string} title
@@ -433,7 +212,7 @@ export function askForm({ title, body, fields, label, run, danger = false }) {
  * @param {(act: () => Promise<void>, cancel: HTMLElement) => Child} draw
  * @returns {Promise<boolean>} whether it was done
  */
-function inDialog(title, run, draw) {
+export function inDialog(title, run, draw) {
   return new Promise((resolve) => {
     let done = false;
     let running = false;
@@ -507,179 +286,4 @@ export function copyButton(label, text, description) {
     run: () => navigator.clipboard.writeText(text),
     said: say.copied,
   });
-}
-
-/**
- * A page of a list, and how to get the one after it; `cursor` is null for the last.
- *
- * @template T
- * @typedef {{ items: T[], cursor: unknown, next: () => Promise<Page<T> | null> }} Page
- */
-
-/**
- * The pages of a list that the API gives by `limit` and `offset`.
- *
- * @template T
- * @param {number} limit
- * @param {(page: { limit: number, offset: number }) => Promise<T[]>} load
- * @param {number} [offset]
- * @returns {Promise<Page<T>>}
- */
-export async function pagesByOffset(limit, load, offset = 0) {
-  const found = await load({ limit: limit + 1, offset });
-  const more = found.length > limit;
-  return {
-    items: found.slice(0, limit),
-    cursor: more ? offset + limit : null,
-    next: async () => (more ? pagesByOffset(limit, load, offset + limit) : null),
-  };
-}
-
-/**
- * A list that goes on, page by page.
- *
- * @template T
- * @param {{
- *   first: (signal: AbortSignal) => Promise<Page<T>>,
- *   frame: (rows: HTMLElement) => HTMLElement,
- *   rows: HTMLElement,
- *   row: (item: T) => HTMLElement,
- *   empty: Child,
- *   lines?: number,
- * }} options rows: what holds them; frame: what is drawn around that
- */
-export function endless({ first, frame, rows, row: draw, empty, lines = 6 }) {
-  const more = h("div", { className: "more" });
-  const put = (/** @type {Page<T>} */ page) => {
-    rows.append(...page.items.map(draw));
-    if (page.cursor === null) {
-      fill(more);
-      return;
-    }
-    const goOn = async () => {
-      const following = await page.next();
-      const count = rows.children.length;
-      if (following) put(following);
-      // Who came by keyboard goes on at the first row that is new.
-      const fresh = /** @type {HTMLElement | undefined} */ (rows.children[count]);
-      if (fresh) {
-        fresh.tabIndex = -1;
-        fresh.focus({ preventScroll: true });
-      }
-    };
-    fill(more, actionButton({ label: say.more, run: goOn }));
-  };
-  return region({
-    lines,
-    load: first,
-    render: (page) => {
-      fill(rows);
-      put(page);
-      return page.items.length === 0 ? h("p", { className: "empty" }, empty) : [frame(rows), more];
-    },
-  });
-}
-
-/**
- * A table with a caption for those who hear it, whose rows become blocks on a phone.
- *
- * The roles say what a table says by itself, which a style that makes blocks of it takes away.
- *
- * @param {string} caption
- * @param {(string | { text: string, className: string })[]} heads
- * @param {HTMLTableSectionElement} body of rows by `row`
- * @param {string} [className] "moves": when, what, amount and balance, close together on a phone
- */
-export function table(caption, heads, body, className = "") {
-  body.setAttribute("role", "rowgroup");
-  return h(
-    "div",
-    { className: "wide" },
-    h(
-      "table",
-      { role: "table", className },
-      h("caption", { className: "unseen" }, caption),
-      h(
-        "thead",
-        { role: "rowgroup" },
-        h(
-          "tr",
-          { role: "row" },
-          heads.map((head) => {
-            const { text, className } =
-              typeof head === "string" ? { text: head, className: "" } : head;
-            return h("th", { scope: "col", role: "columnheader", className }, text);
-          }),
-        ),
-      ),
-      body,
-    ),
-  );
-}
-
-/**
- * A row of a table; a cell may say which class it is of, and what it is where heads are not seen.
- *
- * @param {...(Child | { cell: Child, className?: string, label?: string })} cells
- */
-export function row(...cells) {
-  return h(
-    "tr",
-    { role: "row" },
-    cells.map((given) => {
-      if (
-        given === null ||
-        typeof given !== "object" ||
-        given instanceof Node ||
-        Array.isArray(given)
-      ) {
-        return h("td", { role: "cell" }, given);
-      }
-      return h(
-        "td",
-        {
-          role: "cell",
-          className: given.className,
-          data: given.label ? { label: given.label } : {},
-        },
-        given.cell,
-      );
-    }),
-  );
-}
-
-/**
- * A state in a word.
- *
- * @param {"good" | "bad" | "wait" | "quiet"} tone
- * @param {string} word
- */
-export function badge(tone, word) {
-  return h("span", { className: `badge ${tone}` }, word);
-}
-
-/**
- * A card with a heading.
- *
- * @param {string} title
- * @param {...Child} children
- */
-export function card(title, ...children) {
-  const heading = h("h2", { id: newId() }, title);
-  return h(
-    "section",
-    { className: "card", aria: { labelledby: heading.id } },
-    heading,
-    ...children,
-  );
-}
-
-/**
- * A name and a value of a list of facts.
- *
- * @param {string} name
- * @param {Child} value
- */
-export function fact(name, value) {
-  return h("div", {}, h("dt", {}, name), h("dd", {}, value));
 }
