@@ -365,6 +365,11 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
         "balances_pkey gift_codes_pkey gift_codes_code_key transactions_idempotency_key",
     ),
     ("gifts.cancel_gift", {"user_id": "user0", "gift_id": number(400)}, "gift_codes_pkey"),
+    (
+        "gifts._gifts_about",
+        {"user_id": "user7", "addresses": ["user300@example.org"]},
+        "gift_codes_creator gift_redemptions_pkey gift_codes_active_target gift_codes_final_target",
+    ),
 ]
 
 MODES = ["force_custom_plan", "force_generic_plan"]
