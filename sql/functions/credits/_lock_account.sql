@@ -4,7 +4,8 @@
 -- balance: a gift, a reservation, a purchase. That is locked afterwards without waiting.
 --
 -- Locks:  the Stripe events about him, then his purchases, his gifts, his reservations, his
---         subscription, and his balance row, each by its id; he need not have any of these.
+--         subscription, each by its id; he need not have any of these. Then his balance row, which
+--         is made where he has none; the caller deletes it.
 -- Raises: 55P03 lock_not_available where one that came late is being worked on: whoever called
 --         begins again.
 CREATE OR REPLACE FUNCTION credits._lock_account(
@@ -13,6 +14,7 @@ CREATE OR REPLACE FUNCTION credits._lock_account(
 LANGUAGE plpgsql
 AS $$
 DECLARE
+    v_now       CONSTANT timestamptz := clock_timestamp();
     v_addresses text [] := credits._known_addresses(p_user_id);
 BEGIN
     PERFORM 1 FROM credits.stripe_events
@@ -24,8 +26,17 @@ BEGIN
     ORDER BY id FOR UPDATE;
     PERFORM 1 FROM credits.reservations WHERE user_id = p_user_id ORDER BY id FOR UPDATE;
     PERFORM 1 FROM credits.sync_subscriptions WHERE user_id = p_user_id FOR UPDATE;
-    PERFORM 1 FROM credits.balances WHERE user_id = p_user_id FOR UPDATE;
-    has_balance := found;
+    -- Made where there is none, so that nobody begins a new chain meanwhile: whoever waited for a row
+    -- that is deleted, as by another erasure, sees no row that was made since.
+    has_balance := true;
+    LOOP
+        PERFORM 1 FROM credits.balances WHERE user_id = p_user_id FOR UPDATE;
+        EXIT WHEN found;
+        INSERT INTO credits.balances (user_id, created_at, updated_at)
+        VALUES (p_user_id, v_now, v_now)
+        ON CONFLICT (user_id) DO NOTHING;
+        has_balance := NOT found;
+    END LOOP;
 
     v_addresses := credits._known_addresses(p_user_id);
     gift_ids := gifts._gifts_about(p_user_id, v_addresses);
@@ -38,4 +49,4 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION credits._lock_account(text) IS
-'Locks all that is a user''s; answers whether he has a balance, and which gifts and Stripe events are about him';
+'Locks all that is a user''s; answers whether he had a balance, and which gifts and Stripe events are about him';

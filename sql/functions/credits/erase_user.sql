@@ -22,6 +22,7 @@ DECLARE
     v_account   record;
     v_balance   credits.balances;
     v_returned  uuid [];
+    v_repeated  boolean;
     v_now       timestamptz;
     v_erasure   credits.erasure;
 BEGIN
@@ -33,7 +34,11 @@ BEGIN
     INTO v_erasure
     FROM credits.erasures AS e
     WHERE e.user_id = v_pseudonym;
-    IF found THEN
+    v_repeated := found;
+    IF NOT v_account.has_balance THEN
+        DELETE FROM credits.balances WHERE user_id = p_user_id;
+    END IF;
+    IF v_repeated THEN
         RETURN v_erasure;
     END IF;
 
