@@ -1,38 +1,46 @@
 -- credits._stripe_events_about: the stored Stripe events whose payloads are about a user.
 --
--- Found by his id, his addresses, his customers at Stripe, his payments and his purchases. It reads
--- all payloads there are, which pruning clears after 90 days; there is no index by person on purpose.
+-- Found by his id, his customer at Stripe, his payments and his purchases, where Stripe's objects have
+-- these, and by his addresses anywhere. It reads all payloads there are, which pruning clears after 90
+-- days: requests of this kind are rare, and an index by person would be one more place to forget.
 CREATE OR REPLACE FUNCTION credits._stripe_events_about(p_user_id text, p_addresses text [])
 RETURNS text []
 LANGUAGE sql STABLE
 AS $$
-    WITH named AS (
-        SELECT c.stripe_customer_id AS id FROM credits.stripe_customers AS c
-        WHERE c.user_id = p_user_id
-        UNION
-        SELECT i.id
-        FROM credits.purchases AS p
-        CROSS JOIN LATERAL unnest(ARRAY[
-            p.id::text, p.stripe_customer_id, p.stripe_payment_intent_id, p.stripe_checkout_session_id
-        ]) AS i (id)
-        WHERE p.user_id = p_user_id AND i.id IS NOT NULL
-    ),
-    wanted AS MATERIALIZED (
-        SELECT jsonb_build_object(
-            'user', p_user_id, 'ids', coalesce(jsonb_agg(n.id), '[]')
-        ) AS of_user
-        FROM named AS n
+    WITH named AS MATERIALIZED (
+        SELECT array_agg(i.id) AS ids
+        FROM (
+            SELECT c.stripe_customer_id AS id FROM credits.stripe_customers AS c
+            WHERE c.user_id = p_user_id
+            UNION
+            SELECT unnest(ARRAY[
+                p.id::text, p.stripe_customer_id, p.stripe_payment_intent_id,
+                p.stripe_checkout_session_id
+            ])
+            FROM credits.purchases AS p
+            WHERE p.user_id = p_user_id
+        ) AS i
+        WHERE i.id IS NOT NULL
     )
     SELECT coalesce(array_agg(e.id ORDER BY e.id), '{}')
     FROM credits.stripe_events AS e
-    CROSS JOIN wanted AS w
+    CROSS JOIN named AS n
+    CROSS JOIN LATERAL (SELECT e.payload #> '{data,object}' AS object) AS o
     WHERE e.payload IS NOT NULL
         AND (
-            jsonb_path_exists(e.payload, '$.**.userId ? (@ == $user)', w.of_user)
-            OR jsonb_path_exists(e.payload, '$.** ? (@ == $ids[*])', w.of_user)
-            OR EXISTS (
-                SELECT 1 FROM unnest(p_addresses) AS a (email)
-                WHERE strpos(lower(e.payload::text), a.email) > 0
+            o.object #>> '{metadata,userId}' = p_user_id
+            OR ARRAY[
+                o.object ->> 'id', o.object ->> 'payment_intent', o.object ->> 'customer',
+                o.object ->> 'client_reference_id', o.object #>> '{metadata,purchaseId}'
+            ] && n.ids
+            OR (
+                cardinality(p_addresses) > 0
+                AND EXISTS (
+                    SELECT 1
+                    FROM (SELECT lower(e.payload::text) OFFSET 0) AS w (words)
+                    CROSS JOIN unnest(p_addresses) AS a (email)
+                    WHERE strpos(w.words, a.email) > 0
+                )
             )
         )
 $$;
