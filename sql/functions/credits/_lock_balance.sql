@@ -12,9 +12,7 @@ BEGIN
     -- Once more only where the row was made by somebody else, or its user was erased, meanwhile.
     LOOP
         SELECT * INTO v_balance FROM credits.balances WHERE user_id = p_user_id FOR UPDATE;
-        IF found THEN
-            RETURN v_balance;
-        END IF;
+        EXIT WHEN found;
         PERFORM credits._require_user_id(p_user_id);
         -- FOR UPDATE cannot lock a row that is not there: whoever loses the race to make it
         -- waits here for the winner, and then locks the winner's row.
@@ -22,6 +20,7 @@ BEGIN
         VALUES (p_user_id, clock_timestamp(), clock_timestamp())
         ON CONFLICT (user_id) DO NOTHING;
     END LOOP;
+    RETURN v_balance;
 END
 $$;
 COMMENT ON FUNCTION credits._lock_balance(text) IS
