@@ -6,14 +6,18 @@ BIN := $(VENV)/bin
 # What runs it is a part of what tests it, and much quicker to install.
 TO_RUN := $(VENV)/.to-run
 TO_TEST := $(VENV)/.to-test
+# npm's, for the modules that browsers load; inside what `npm ci` begins by removing.
+NODE := tests/web/node_modules
+TO_CHECK := $(NODE)/.to-check
+MODULES := 'service/web/**/*.js' 'tests/web/**/*.js'
 comma := ,
 SHELL_FILES := .ci/run service/dev/packages.sh
 
-.PHONY: help run demo test lint format clean
+.PHONY: help run demo test lint format screenshots clean
 .DEFAULT_GOAL := help
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):[^#]*## /  \1\t/p' Makefile | expand -t 12
+	@sed -n 's/^\([a-z]*\):[^#]*## /  \1\t/p' Makefile | expand -t 14
 
 run: $(TO_RUN) ## the whole system on this machine, until Ctrl-C (PORT=3061)
 	@service/dev/packages.sh
@@ -27,7 +31,7 @@ test: lint ## lint, then every test
 	@service/dev/packages.sh test
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
-lint: $(TO_TEST) ## formatting, types, layers, SQL, shell, compose
+lint: $(TO_TEST) $(TO_CHECK) ## formatting, types, layers, SQL, shell, compose
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
@@ -35,17 +39,29 @@ lint: $(TO_TEST) ## formatting, types, layers, SQL, shell, compose
 	$(BIN)/squawk sql/migrations/*.sql
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
 	$(BIN)/shellcheck $(SHELL_FILES)
+	$(NODE)/.bin/prettier --log-level warn --check $(MODULES)
+	$(NODE)/.bin/tsc --project tests/web
 
-format: $(TO_TEST) ## put the Python files in shape
+format: $(TO_TEST) $(TO_CHECK) ## put the Python and JavaScript files in shape
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+	$(NODE)/.bin/prettier --log-level warn --write $(MODULES)
+
+screenshots: $(TO_TEST) ## every page in both widths and themes, into build/screenshots
+	@service/dev/packages.sh test
+	$(BIN)/python -m tests.web.screenshots build/screenshots
 
 clean: ## remove what can be made again; the data in .local stay
-	rm -rf $(VENV) .mypy_cache .ruff_cache .import_linter_cache .pytest_cache build dist *.egg-info
+	rm -rf $(VENV) $(NODE) .mypy_cache .ruff_cache .import_linter_cache .pytest_cache build dist *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(TO_RUN) $(TO_TEST): pyproject.toml
 	@service/dev/packages.sh
 	@test -x $(BIN)/python || python3 -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[$(if $(filter $(TO_TEST),$@),dev$(comma)test$(comma)lint,dev)]'
+	@touch $@
+
+$(TO_CHECK): tests/web/package-lock.json
+	@service/dev/packages.sh test
+	npm --prefix tests/web ci --silent --no-audit --no-fund
 	@touch $@

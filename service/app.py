@@ -8,11 +8,11 @@ from aiohttp import web
 from service.api import (
     admin,
     credits,
-    docs,
     gifts,
     health,
     internal,
     metrics,
+    pages,
     privacy,
     sync,
     webhooks,
@@ -45,7 +45,7 @@ def create_app(settings: Settings) -> web.Application:
         privacy.routes,
         webhooks.routes,
         metrics.routes,
-        docs.routes,
+        pages.routes,
     )
     app[PAGES] = make_pages(declared_routes(app), settings)
     app.cleanup_ctx.extend((_database, _authenticator, _stripe, _notices, _reconciliation))
@@ -62,7 +62,8 @@ async def _database(app: web.Application) -> AsyncIterator[None]:
     await db.open()
     app[DB] = db
     app[METRICS] = Metrics(db)
-    yield
+    async with app[METRICS].watching():
+        yield
     await db.close()
 
 

@@ -7,9 +7,11 @@ of the workers sets. What the database says is the same from every process.
 """
 
 import asyncio
+import contextlib
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
+from pathlib import Path
 from typing import Final
 
 import structlog
@@ -34,6 +36,8 @@ CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 MULTIPROCESS: Final = "PROMETHEUS_MULTIPROC_DIR"
 FRESH_SECONDS: Final = 5.0
 """How long what the database said is told again, so that scrapes put no load on it."""
+WATCH_SECONDS: Final = 1.0
+"""How old the pool's figures of a process can be where another one answers the scrape."""
 _BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 _log = structlog.get_logger(__name__)
@@ -78,7 +82,21 @@ class Metrics:
     def request(self, method: str, route: str, status: int, seconds: float) -> None:
         """A request was answered."""
         self._requests.labels(method, route, str(status)).observe(seconds)
-        self._watch_pool()
+
+    @contextlib.asynccontextmanager
+    async def watching(self) -> AsyncIterator["Metrics"]:
+        """Keep what no event tells up to date, for the scrapes that other processes answer."""
+        task = asyncio.create_task(self._watch(), name="metrics")
+        try:
+            yield self
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def _watch(self) -> None:
+        while True:
+            self._watch_pool()
+            await asyncio.sleep(WATCH_SECONDS)
 
     def _watch_pool(self) -> None:
         open_, idle, most = self._db.pool_use()
@@ -100,9 +118,13 @@ class Metrics:
         registry = CollectorRegistry()
         registry.register(_Figures(await self._read()))
         if MULTIPROCESS in os.environ:
-            MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+            _AllProcesses(registry)  # type: ignore[no-untyped-call]
             return generate_latest(registry)
-        return generate_latest(self._registry) + generate_latest(registry)
+        return self.counted() + generate_latest(registry)
+
+    def counted(self) -> bytes:
+        """What this process has seen, in Prometheus' text format."""
+        return generate_latest(self._registry)
 
     async def _read(self) -> list[Figure] | None:
         """What the database says, at most FRESH_SECONDS old; None while it is away."""
@@ -119,6 +141,19 @@ class Metrics:
                     self._figures = None
                 self._read_at = time.monotonic()
             return self._figures
+
+
+class _AllProcesses(MultiProcessCollector):
+    """What all processes have seen, but for a file that one of them is about to begin."""
+
+    def collect(self) -> Iterator[Metric]:
+        # A file is made empty, and gets its length at once, before anything is in it.
+        files = []
+        for file in Path(self._path).glob("*.db"):
+            with contextlib.suppress(FileNotFoundError):  # of one that has died
+                if file.stat().st_size > 0:
+                    files.append(str(file))
+        yield from self.merge(files)  # type: ignore[no-untyped-call]
 
 
 # The figure's name in SQL: the metric, its label if it has one, and what it says.

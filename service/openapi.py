@@ -16,7 +16,7 @@ from uuid import UUID
 
 import msgspec
 
-from service.api.fields import IdempotencyKey, UserId
+from service.api.fields import EventId, IdempotencyKey, UserId
 from service.auth import APP_ID_MAX, APP_ID_PATTERN
 from service.errors import REFUSALS, ApiError
 from service.wire import (
@@ -54,6 +54,8 @@ _PATH_PARTS: Final[Mapping[str, _PathPart]] = types.MappingProxyType(
         "userId": _PathPart(UserId, "A user id, as the auth service chose it", "invalid_request"),
         "purchaseId": _PathPart(UUID, "The purchase", "not_found"),
         "id": _PathPart(UUID, "The gift", "not_found"),
+        "file": _PathPart(str, "A file's name", "not_found"),
+        "eventId": _PathPart(EventId, "Stripe's id of the event", "not_found"),
         "code": _PathPart(
             str, "A gift code, in any case, with or without hyphens and spaces", "not_found"
         ),

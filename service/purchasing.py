@@ -41,6 +41,10 @@ class Started:
     checkout_url: str | None
 
 
+PURCHASE_ID: Final = "{purchaseId}"
+"""What in the addresses of a purchase stands for its id."""
+
+
 def require_own_urls(settings: Settings, **urls: str | None) -> None:
     """Refuse addresses to which a buyer must not be sent; ApiError 400 naming the fields.
 
@@ -101,7 +105,12 @@ async def buy(
         if purchase.success_url is None or purchase.cancel_url is None:
             return await _with_intent(db, stripe, purchase, email)
         return await _with_session(
-            db, stripe, purchase, email, purchase.success_url, purchase.cancel_url
+            db,
+            stripe,
+            purchase,
+            email,
+            _address(purchase.success_url, purchase),
+            _address(purchase.cancel_url, purchase),
         )
     except PaymentProviderError as error:
         await purchases.fail_purchase(
@@ -148,6 +157,11 @@ async def _with_session(
             db, purchase, session_id=session.id, url=session.url, customer_id=customer_id
         )
     return Started(purchase, client_secret=None, checkout_url=purchase.stripe_checkout_url)
+
+
+def _address(url: str, purchase: Purchase) -> str:
+    """Where a buyer comes back to; only now is it known which purchase that is about."""
+    return url.replace(PURCHASE_ID, str(purchase.id))
 
 
 async def _for_customer(

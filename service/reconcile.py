@@ -113,11 +113,7 @@ class Reconciler:
         return done
 
     async def _retry_event(self, event_id: str) -> None:
-        result = await stripe_events.replay_stripe_event(self._db, event_id)
-        if result.needs_refunds_of is not None:
-            refunds = await self._stripe.list_refunds(result.needs_refunds_of)
-            result = await stripe_events.apply_stripe_refunds(self._db, event_id, refunds)
-        _tell("Stripe event tried again", event_id, result)
+        await replay_event(self._db, self._stripe, event_id)
 
     async def check_purchases(self) -> int:
         """Ask about purchases that have been open for too long; how many there were."""
@@ -198,6 +194,19 @@ class Reconciler:
         )
         self._metrics.stripe_event(event.type, result.state)
         _tell("Stripe event fetched", event.id, result)
+
+
+async def replay_event(db: Database, stripe: StripeGateway | None, event_id: str) -> EventResult:
+    """Apply a stored event once more, asking Stripe where it takes that. ApiError 400, 404, 502.
+
+    Without Stripe it stays `received`, until somebody can ask.
+    """
+    result = await stripe_events.replay_stripe_event(db, event_id, asking=stripe is not None)
+    if result.needs_refunds_of is not None and stripe is not None:
+        refunds = await stripe.list_refunds(result.needs_refunds_of)
+        result = await stripe_events.apply_stripe_refunds(db, event_id, refunds)
+    _tell("Stripe event tried again", event_id, result)
+    return result
 
 
 @contextlib.contextmanager

@@ -155,23 +155,32 @@ class Event:
 class StripeGateway:
     """Stripe's calls, over a session of its own; see `connected`."""
 
-    def __init__(self, settings: StripeSettings, session: aiohttp.ClientSession) -> None:
+    def __init__(
+        self,
+        settings: StripeSettings,
+        session: aiohttp.ClientSession,
+        *,
+        call_seconds: float = CALL_SECONDS,
+    ) -> None:
+        """`call_seconds` is for one attempt to reach Stripe."""
         self._webhook_secret = settings.webhook_secret
         self._client = stripe.StripeClient(
             settings.secret_key,
             base_addresses={"api": settings.api_base} if settings.api_base else {},
             max_network_retries=NETWORK_RETRIES,
             http_client=stripe.AIOHTTPClient(
-                timeout=aiohttp.ClientTimeout(total=CALL_SECONDS), session=session
+                timeout=aiohttp.ClientTimeout(total=call_seconds), session=session
             ),
         )
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def connected(cls, settings: StripeSettings) -> AsyncIterator["StripeGateway"]:
+    async def connected(
+        cls, settings: StripeSettings, *, call_seconds: float = CALL_SECONDS
+    ) -> AsyncIterator["StripeGateway"]:
         """A gateway whose connections are closed at the end of the context."""
         async with aiohttp.ClientSession() as session:
-            yield cls(settings, session)
+            yield cls(settings, session, call_seconds=call_seconds)
 
     async def create_customer(self, user_id: str, email: str | None, key: str) -> str:
         """Make a customer and answer its id; `key` is the idempotency key."""

@@ -261,7 +261,8 @@ class UseCredits(Body, kw_only=True):
 class StartPurchase(Body, kw_only=True):
     """What to buy; with both addresses it is paid on Stripe's page.
 
-    They must be on an origin of this service or of its apps.
+    They must be on an origin of this service or of its apps; `{purchaseId}` in them stands for the
+    purchase's id.
     """
 
     package_id: UUID

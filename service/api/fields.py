@@ -8,6 +8,7 @@ can say, for the OpenAPI document, and an example.
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final
+from uuid import UUID
 
 import msgspec
 
@@ -90,6 +91,8 @@ Text500 = Annotated[str, _text(0, 500, "Happy birthday!")]
 Text256 = Annotated[str, _text(0, 256, "A survey that was answered")]
 Reason64 = Annotated[str, _text(1, 64, "survey")]
 Reason200 = Annotated[str, _text(1, 200, "research:deep")]
+Reason500 = Annotated[str, _text(1, 500, "The export failed, see ticket 4711")]
+OptionalReason500 = Annotated[str, _text(0, 500, "A thank-you for a good bug report")]
 ReferenceId = Annotated[str, _text(1, 128, "survey-2026-05")]
 IdempotencyKey = Annotated[str, _text(1, 255, "9b2d3c1e-order-17")]
 Email = Annotated[
@@ -123,6 +126,16 @@ Days = Annotated[int, _whole_number(1, 366, 30)]
 HoldSeconds = Annotated[int, _whole_number(1, 604_800, 3600)]
 GiftCredits = Annotated[int, _whole_number(1, 10_000, 100)]
 ExpirationDays = Annotated[int, _whole_number(1, 3650, 90)]
+SearchText = Annotated[str, _text(1, 254, "ann@example.org")]
+EventId = Annotated[str, _text(1, 255, "evt_1NG8Du2eZvKYlo2CUI79vXWy")]
+SomeIds = Annotated[
+    list[UUID],
+    msgspec.Meta(
+        max_length=500,
+        examples=[["01890a5d-ac96-774b-bcce-b302099a8057"]],
+        extra={"message": "must be a list of at most 500 UUIDs"},
+    ),
+]
 Offset = Annotated[int, _whole_number(0, 1_000_000_000, 0)]
 CURSOR_PATTERN: Final = "^[1-9][0-9]{0,17}$"
 Cursor = Annotated[

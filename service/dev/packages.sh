@@ -29,6 +29,10 @@ fi
 [ -e "$extensions/pg_cron.control" ] || add "postgresql-$version-cron"
 if [ "${1:-}" = test ]; then
     [ -e "$extensions/plpgsql_check.control" ] || add "postgresql-$version-plpgsql-check"
+    # A font as well, without which Chromium shows no letter.
+    [ -x /usr/bin/chromium ] || add chromium fonts-dejavu-core
+    command -v node >/dev/null || add nodejs
+    command -v npm >/dev/null || add npm
 fi
 if ! command -v python3 >/dev/null; then
     add python3 python3-venv

@@ -6,6 +6,7 @@ import signal
 import sys
 from pathlib import Path
 
+from service.dev.login import DEMO_USER
 from service.dev.postgres import PostgresError
 from service.dev.system import (
     DATABASE,
@@ -18,7 +19,13 @@ from service.dev.system import (
 )
 from service.settings import DEVELOPMENT_SERVICE_KEY, Settings
 
-USER = "demo-user"
+USER = DEMO_USER.sub
+_PAGES = (
+    ("account", "/", ""),
+    ("Cloud Sync", "/settings/sync", ""),
+    ("gifts", "/gifts", ""),
+    ("support", "/admin", "   (as Support Admin)"),
+)
 
 
 def main(settings: Settings) -> int:
@@ -57,7 +64,11 @@ def _complain(line: str) -> None:
 
 def _welcome(running: Running, data_dir: Path) -> str:
     token = running.token(
-        data_dir, USER, name="Demo User", email="demo@example.org", email_verified=True
+        data_dir,
+        USER,
+        name=DEMO_USER.name,
+        email=DEMO_USER.email,
+        email_verified=DEMO_USER.email_verified,
     )
     package = next(demo_package_ids())
     key = running.service_key if running.service_key == DEVELOPMENT_SERVICE_KEY else "…"
@@ -70,8 +81,15 @@ def _welcome(running: Running, data_dir: Path) -> str:
     back = f"{running.base_url}/health"
     buy = f'{{"packageId": "{package}", "successUrl": "{back}", "cancelUrl": "{back}"}}'
     pgpass = _shown(data_dir / "pgpass")
+    pages = "\n".join(
+        f"  {name:<14} {running.local_url}{path}{more}" for name, path, more in _PAGES
+    )
     return f"""
 The system is up. Ctrl-C stops it; the data stay in {_shown(data_dir)}.
+
+Open {running.local_url}/ and choose who you are.{_reservation(running)}
+
+{pages}
 
   service        {running.base_url}
   token issuer   {running.issuer_url}   (POST /api/auth/dev-token {{"sub": "…", "role": "admin"}})
@@ -96,6 +114,14 @@ curl {user} {json} $API/credits/purchase -d '{buy}'
 # the database, as its administrator
 PGPASSFILE='{pgpass}' psql -h 127.0.0.1 -p {port} -U postgres {DATABASE}
 """
+
+
+def _reservation(running: Running) -> str:
+    if running.signs_in_at_base_url:
+        return ""
+    return f"""
+Under BASE_URL, {running.base_url}, nobody can sign in:
+the browser keeps the session for localhost, and sends it to no other site."""
 
 
 def _shown(path: Path) -> str:

@@ -19,6 +19,7 @@ import msgspec
 import psycopg
 
 from service.dev.issuer import SigningKey, mint
+from service.dev.login import DEMO_USERS, is_same_site, origin_of
 from service.dev.ports import accepts_connections, free_port, is_free
 from service.dev.postgres import SERVICE_LOGIN, SUPERUSER, Cluster, PostgresError
 from service.dev.watchdog import Watchdog
@@ -52,6 +53,8 @@ class Running(msgspec.Struct, frozen=True, rename="camel"):
 
     pid: int
     base_url: str
+    local_url: str
+    """The service under the issuer's host: sessions are known there, whatever BASE_URL says."""
     issuer_url: str
     stripe_url: str
     mailbox_url: str
@@ -63,6 +66,16 @@ class Running(msgspec.Struct, frozen=True, rename="camel"):
     stripe_key: str
     webhook_secret: str
     pids: dict[str, int]
+
+    @property
+    def origins(self) -> tuple[str, ...]:
+        """The origins of the service's own pages, the one that people sign in to first."""
+        return tuple(dict.fromkeys((self.local_url, origin_of(self.base_url) or self.base_url)))
+
+    @property
+    def signs_in_at_base_url(self) -> bool:
+        """Whether a page under BASE_URL gets to know who signed in at the issuer."""
+        return is_same_site(self.base_url, self.issuer_url)
 
     def token(self, data_dir: Path, sub: str, **claims: Any) -> str:
         """Sign a token for the user `sub`, as the issuer would, valid for a week."""
@@ -161,15 +174,16 @@ class System:
         ports.keep()
 
         webhook_secret = f"whsec_{secrets.token_hex(16)}"
-        base_url = os.environ.get("BASE_URL") or f"http://localhost:{port}"
-        issuer = self._start_issuer(issuer_port)
+        local_url = f"http://localhost:{port}"
+        base_url = (os.environ.get("BASE_URL") or local_url).rstrip("/")
         local_stripe = self._start_stripe(stripe_port, webhook_secret)
         mailbox = self._start_mailbox(mailbox_port)
 
         cluster = self._start_cluster()
         running = Running(
             pid=os.getpid(),
-            base_url=base_url.rstrip("/"),
+            base_url=base_url,
+            local_url=local_url,
             issuer_url=f"http://localhost:{issuer_port}",
             stripe_url=f"http://localhost:{stripe_port}",
             mailbox_url=f"http://localhost:{mailbox_port}",
@@ -181,6 +195,7 @@ class System:
             webhook_secret=webhook_secret,
             pids={},
         )
+        issuer = self._start_issuer(issuer_port, running.origins)
         environment = self._environment(running)
         created = cluster.ensure_database(DATABASE)
         self._run("migrate", "migrate", environment=environment)
@@ -189,7 +204,8 @@ class System:
         often = ("--every-minute", "recurring-charge")
         self._run("cron", "cron", "install", *often, environment=environment)
         _add_packages(running.admin_database_url)
-        self._say("the jobs are scheduled, the packages are there")
+        _add_people(running.admin_database_url)
+        self._say("the jobs are scheduled, the packages and the demo users are there")
 
         self._wait_for(issuer, lambda: accepts_connections(issuer_port))
         self._wait_for(local_stripe, lambda: accepts_connections(stripe_port))
@@ -271,12 +287,11 @@ class System:
         self._say(f"PostgreSQL {cluster.programs.version} is up on port {cluster.port}")
         return cluster
 
-    def _start_issuer(self, port: int) -> _Part:
-        return self._start_helper(
-            "issuer",
-            ["service.dev.issuer", "--key-file", str(_issuer_key_file(self._data_dir))],
-            port,
-        )
+    def _start_issuer(self, port: int, origins: Sequence[str]) -> _Part:
+        arguments = ["--key-file", str(_issuer_key_file(self._data_dir))]
+        for origin in (*origins, *self._settings.cors_origins):
+            arguments += ["--origin", origin]
+        return self._start_helper("issuer", ["service.dev.issuer", *arguments], port)
 
     def _start_stripe(self, port: int, webhook_secret: str) -> _Part:
         webhook_url = f"http://127.0.0.1:{self._settings.port}/api/v1/webhooks/stripe"
@@ -335,6 +350,9 @@ class System:
             "CRON_DATABASE": "postgres",
             "MANA_AUTH_URL": running.issuer_url,
             "JWKS_URL": f"{running.issuer_url}/api/auth/jwks",
+            "MANA_LOGIN_URL": f"{running.issuer_url}/login",
+            # A page under another host than BASE_URL's leads buyers back to where they were.
+            "CORS_ORIGINS": ",".join((*self._settings.cors_origins, *running.origins)),
             "MANA_NOTIFY_URL": running.mailbox_url,
             "STRIPE_SECRET_KEY": running.stripe_key,
             "STRIPE_WEBHOOK_SECRET": running.webhook_secret,
@@ -419,6 +437,21 @@ def _add_packages(admin_url: str) -> None:
             ON CONFLICT (id) DO NOTHING
             """,
             [(*package, order) for order, package in enumerate(_PACKAGES, start=1)],
+        )
+
+
+def _add_people(admin_url: str) -> None:
+    """Give the demo users what they begin with; once, whatever they have done with it since."""
+    with psycopg.connect(admin_url) as connection:
+        connection.execute("SET ROLE mana_credits_owner")
+        connection.cursor().executemany(
+            """
+            SELECT FROM credits.grant_credits(
+                p_user_id => %s, p_amount => %s, p_reason => 'demo', p_reference_id => 'demo',
+                p_description => 'To begin with'
+            )
+            """,
+            [(user.person.sub, user.credits) for user in DEMO_USERS if user.credits],
         )
 
 

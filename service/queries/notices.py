@@ -1,6 +1,6 @@
 """The outbox: one wrapper for each SQL function."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
@@ -62,3 +62,13 @@ async def settle_notice(
     )
     settled: bool = row[0]
     return settled
+
+
+async def retry_notices(db: Database, ids: Sequence[UUID] | None) -> int:
+    """Send notices that were given up once more, these or all of them. ApiError 404.
+
+    How many there were; repeated after a broken connection, it finds none to be sent again.
+    """
+    row = await db.move("SELECT credits.retry_notices($1) AS retried", ids)
+    retried: int = row["retried"]
+    return retried

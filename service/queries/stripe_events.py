@@ -38,13 +38,13 @@ async def apply_stripe_event(
     return EventResult(**row)
 
 
-async def replay_stripe_event(db: Database, event_id: str) -> EventResult:
+async def replay_stripe_event(db: Database, event_id: str, *, asking: bool = True) -> EventResult:
     """Apply a stored event once more, which moves nothing twice. ApiError 400, 404.
 
-    Where it needs an answer of Stripe, the caller asks.
+    Where it needs an answer of Stripe, the caller asks; without `asking` reconciliation does.
     """
     row = await db.move(
-        "SELECT * FROM credits.replay_stripe_event(p_id => $1, p_asking => true)", event_id
+        "SELECT * FROM credits.replay_stripe_event(p_id => $1, p_asking => $2)", event_id, asking
     )
     return EventResult(**row)
 

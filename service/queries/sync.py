@@ -103,19 +103,6 @@ async def change_sync_interval(db: Database, *, user_id: str, interval: str) -> 
     return IntervalChange(**row)
 
 
-async def gift_sync(db: Database, user_id: str) -> SyncStatus:
-    """Cloud Sync on without charges; again is the same."""
-    return SyncStatus(**await db.move("SELECT * FROM credits.gift_sync($1)", user_id))
-
-
-async def revoke_sync_gift(db: Database, user_id: str) -> SyncStatus:
-    """End a gifted Cloud Sync. ApiError 400."""
-    row = await db.move(
-        "SELECT * FROM credits.revoke_sync_gift(p_user_id => $1, p_id => $2)", user_id, uuid7()
-    )
-    return SyncStatus(**row)
-
-
 async def charge_recurring(db: Database, seconds: float) -> ChargeRun:
     """Charge what is due, batch by batch, for at most about `seconds`; recorded as a job run.
 

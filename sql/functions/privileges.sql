@@ -85,6 +85,21 @@ credits.begin_job_run,
 credits.update_job_run
 TO mana_credits_service;
 
+-- For administrators, whom the service has recognized by their token.
+GRANT EXECUTE ON FUNCTION
+credits.grant_as_admin,
+credits.refund_as_admin,
+credits.find_users,
+credits.get_account,
+credits.list_admin_actions,
+credits.list_daily_totals,
+credits.get_overview,
+credits.list_job_states,
+credits.list_stripe_events,
+credits.list_notices,
+gifts.list_masked_gifts
+TO mana_credits_service;
+
 -- What changes nothing: operators and support may look as well.
 GRANT EXECUTE ON FUNCTION
 credits.check_ledger,
@@ -102,9 +117,12 @@ GRANT SELECT ON gifts.masked_gift_codes, gifts.gift_redemptions TO mana_credits_
 REVOKE UPDATE, DELETE, TRUNCATE ON credits.transactions FROM mana_credits_owner;
 GRANT UPDATE (user_id, description, metadata, idempotency_key)
 ON credits.transactions TO mana_credits_owner;
+-- And so is what administrators did.
+REVOKE UPDATE, DELETE, TRUNCATE ON credits.admin_actions FROM mana_credits_owner;
 
 -- Types are named by whoever calls a function.
 GRANT USAGE ON TYPE
 credits.transaction_type, credits.origin, credits.sync_interval, credits.notice_state,
+credits.stripe_event_state,
 gifts.gift_type
 TO mana_credits_service, mana_credits_readonly;

@@ -17,6 +17,7 @@ from service.queries.doctor import LastRun
 from service.settings import Settings
 from tests.api.http_support import Issuer
 from tests.support.databases import Clone
+from tests.support.processes import bare_environment
 
 Report = dict[str, tuple[str, str]]
 
@@ -28,7 +29,7 @@ async def check(env: Mapping[str, str]) -> tuple[int, Report]:
         "-m",
         "service",
         "check",
-        env={"PATH": os.environ["PATH"], "MANA_ENV": "development"} | dict(env),
+        env=bare_environment() | {"MANA_ENV": "development"} | dict(env),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )

@@ -23,7 +23,7 @@ from tests.support.calls import (
 )
 from tests.support.clones import away
 from tests.support.databases import Clone, Connection, as_settings
-from tests.support.processes import serving
+from tests.support.processes import Process, environment_of, serving
 from tests.support.running import Running
 from tests.support.waiting import until
 
@@ -198,6 +198,20 @@ async def test_without_the_database_the_process_still_tells_its_own(
     assert [name for name, _ in samples if name == "http_request_duration_seconds_count"]
 
 
+async def test_the_pool_is_watched_without_a_request_or_a_scrape(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metrics, "WATCH_SECONDS", 0.01)
+
+    def idle() -> float | None:
+        return of(parsed(seen.counted().decode()), "database_pool_connections", state="idle")
+
+    async with metrics.Metrics(db).watching() as seen:
+        await until(lambda: idle() == 0)
+        assert await db.value("SELECT 1") == 1
+        await until(lambda: idle() == 1)
+
+
 # Processes
 
 
@@ -221,6 +235,12 @@ async def healthy(url: str, times: int) -> None:
         # A connection each, so that both workers get some.
         async with aiohttp.ClientSession() as session, session.get(f"{url}/health") as answer:
             assert answer.status == 200
+
+
+def multiprocess_folders(process: Process) -> set[Path]:
+    """Where the workers keep their figures."""
+    environments = [environment_of(pid) for pid in process.children()]
+    return {Path(each[metrics.MULTIPROCESS]) for each in environments}
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -255,6 +275,12 @@ async def test_the_sum_of_all_processes_never_goes_backwards(
 
         await until(told)
         await healthy(process.url, 40)
+        # As a worker leaves its files in the moment in which it makes them.
+        folders = multiprocess_folders(process)
+        assert len(folders) == (workers > 1)
+        for folder in folders:
+            for kind in ("counter", "gauge_livesum", "histogram"):
+                (folder / f"{kind}_0.db").touch()
         assert await count() == 40
         if workers == 1:
             return

@@ -5,6 +5,7 @@ import re
 from asyncio import Event
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +17,8 @@ from service.dev.ports import free_port
 from service.dev.postgres import Cluster
 from service.notices import compose, retry_seconds
 from tests.support.answers import header
-from tests.support.databases import Clone, Connection, as_settings
+from tests.support.databases import Clone, Connection, as_environment, as_settings, connect
+from tests.support.mortal import mortal_service
 from tests.support.notify import Notify, notified
 from tests.support.running import Answer, Running, running_service
 from tests.support.waiting import until
@@ -591,6 +593,50 @@ async def test_a_sender_that_died_loses_nothing(
     assert claimed["state"] == "pending"
     assert claimed["next_attempt_at"] > claimed["created_at"] + timedelta(seconds=60)
     assert notify.ids == [notice, notice]
+
+
+@pytest.mark.parametrize("moment", ["unheard", "unwritten"])
+async def test_a_sender_that_is_killed_after_its_notice_was_taken(
+    notify: Notify,
+    admin: Connection,
+    cluster: Cluster,
+    database: Clone,
+    tmp_path: Path,
+    moment: str,
+) -> None:
+    """Killed before it hears that, or before it is written down."""
+    environment = as_environment(
+        cluster, database.name, MANA_NOTIFY_URL=notify.url, MANA_SERVICE_KEY=KEY
+    )
+    notify.hold = Event()
+    notice = await plant(admin)
+    holder = await connect(database.admin_url)
+    async with mortal_service(tmp_path, environment) as sender:
+        await until(lambda: notify.under_way == 1)
+        if moment == "unheard":
+            # As far as mana-notify can know, its answer arrives.
+            sender.freeze()
+            notify.hold.set()
+            await until(lambda: notify.accepted == [notice])
+            await sender.kill()
+        else:
+            await holder.execute("BEGIN")
+            await holder.execute("SELECT FROM credits.notices FOR UPDATE")
+            notify.hold.set()
+            await sender.kill_while_writing(admin, holder, 1, committed=False)
+        (kept,) = await notices(admin)
+        assert (kept["state"], kept["attempts"]) == ("pending", 1)
+        assert notify.accepted == [notice]
+
+        # Its lease ends, and the next service has it.
+        await make_due(admin)
+        await sender.start()
+        await settled(admin, "delivered")
+    await holder.close()
+
+    # Once more with the same id, by which the receiver knows it.
+    assert notify.accepted == [notice, notice]
+    assert notify.letters[1] == notify.letters[0]
 
 
 async def test_who_was_frozen_beyond_his_lease_settles_nothing(

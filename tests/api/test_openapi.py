@@ -23,6 +23,7 @@ from service.ids import is_user_id
 from service.keys import PAGES
 from service.middleware import declared_routes
 from service.openapi import make_document
+from service.pages import web_files
 from service.paths import WEB
 from service.settings import Settings
 from service.wire import Answer, Auth, Body, Route, Routes, parse_body
@@ -191,6 +192,11 @@ async def test_enumerations_are_those_of_the_database(
         ("Status", "interval", "credits.sync_interval"),
         ("GiftView", "type", "gifts.gift_type"),
         ("GiftView", "status", "gifts.gift_status"),
+        ("ActionView", "action", "credits.admin_action"),
+        ("HoldView", "status", "credits.reservation_status"),
+        ("EventView", "state", "credits.stripe_event_state"),
+        ("NoticeView", "kind", "credits.notice_kind"),
+        ("NoticeView", "state", "credits.notice_state"),
     ):
         told = document["components"]["schemas"][schema]["properties"][field]["enum"]
         assert set(told) == await values(type_), (schema, field)
@@ -362,12 +368,23 @@ def test_whether_a_body_may_be_left_out(document: dict[str, Any], contract: Cont
     [
         ("/openapi.json", "application/json"),
         ("/docs", "text/html; charset=utf-8"),
-        ("/docs/docs.css", "text/css; charset=utf-8"),
-        ("/docs/docs.js", "text/javascript; charset=utf-8"),
+        *(
+            (path, "text/html; charset=utf-8")
+            for path in ("/", "/settings/sync", "/gifts", "/admin")
+        ),
+        *(
+            (path, "text/html; charset=utf-8")
+            for path in ("/g/CODE", "/purchases/1", "/admin/users/ann")
+        ),
+        ("/assets/mana.css", "text/css; charset=utf-8"),
+        ("/assets/account.js", "text/javascript; charset=utf-8"),
+        ("/assets/icon.svg", "image/svg+xml"),
+        ("/client/credits-client.js", "text/javascript; charset=utf-8"),
     ],
 )
 async def test_pages_are_served(service: Running, path: str, type_: str) -> None:
-    async with service.session.get(service.url + path) as answer:
+    plain = {"Accept-Encoding": "identity"}
+    async with service.session.get(service.url + path, headers=plain) as answer:
         body = await answer.read()
         assert answer.status == 200
         assert answer.headers["Content-Type"] == type_
@@ -380,18 +397,24 @@ async def test_pages_are_served(service: Running, path: str, type_: str) -> None
         assert re.fullmatch(r'"[0-9a-f]{32}"', etag)
     for known in (etag, f'"other", {etag}', f"W/{etag}", "*"):
         async with service.session.get(
-            service.url + path, headers={"If-None-Match": known}
+            service.url + path, headers={**plain, "If-None-Match": known}
         ) as answer:
             assert answer.status == 304, known
             assert answer.headers["ETag"] == etag
             assert await answer.read() == b""
             service.contract.require("GET", path, 304, answer.headers, None)
-    async with service.session.get(
-        service.url + path, headers={"If-None-Match": '"other"'}
-    ) as answer:
-        assert answer.status == 200
+    for other in ('"other"', f'"{etag[1:-1]}-gzip"'):
+        async with service.session.get(
+            service.url + path, headers={**plain, "If-None-Match": other}
+        ) as answer:
+            assert answer.status == 200
+            assert await answer.read() == body
+    async with service.session.get(service.url + path) as answer:
+        assert answer.headers["Content-Encoding"] == "gzip"
+        assert answer.headers["ETag"] == f'"{etag[1:-1]}-gzip"'
+        assert "Accept-Encoding" in answer.headers["Vary"]
         assert await answer.read() == body
-    async with service.session.head(service.url + path) as answer:
+    async with service.session.head(service.url + path, headers=plain) as answer:
         assert answer.status == 200
         assert answer.headers["ETag"] == etag
         assert answer.headers["Content-Length"] == str(len(body))
@@ -406,8 +429,9 @@ async def test_the_document_names_the_service(service: Running) -> None:
 @pytest.mark.parametrize(
     "path",
     [
-        *("/docs/", "/docs/docs.html", "/docs/other.js", "/docs/..%2fkeys.py", "/docs/%2e%2e/x"),
-        "/docs/docs.js/",
+        *("/docs/", "/assets/", "/assets/docs.html", "/assets/other.js", "/assets/page.html"),
+        *("/assets/..%2fkeys.py", "/assets/..%2fdocs.html", "/assets/%2e%2e/x", "/client/..%2fx"),
+        *("/assets/docs.js/", "/client/README.md", "/page.html", "/gifts/"),
     ],
 )
 async def test_no_other_file_is_served(service: Running, path: str) -> None:
@@ -415,11 +439,41 @@ async def test_no_other_file_is_served(service: Running, path: str) -> None:
     assert (answer.status, answer.body["error"]) == (404, "not_found")
 
 
-def test_the_page_asks_no_other_host_and_builds_no_html() -> None:
-    for file in WEB.iterdir():
+def test_the_pages_ask_no_other_host_and_build_no_html() -> None:
+    for file in [*web_files(), WEB / "docs.html", WEB / "page.html"]:
         text = file.read_text()
-        assert not re.search(r"https?://|//[a-z0-9-]+\.[a-z]|@import|\burl\(", text), file.name
-    html = (WEB / "docs.html").read_text()
-    assert not re.search(r"<style|\sstyle=|\son\w+=|<script(?![^>]*\ssrc=)", html)
-    script = (WEB / "docs.js").read_text()
-    assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(", script)
+        # In a module's documentation, addresses are examples.
+        code = re.sub(r"/\*.*?\*/|^\s*//.*$", "", text, flags=re.DOTALL | re.MULTILINE)
+        named = set(re.findall(r"https?://[^\s\"'`<>]+", code)) - {"http://www.w3.org/2000/svg"}
+        assert not named, file.name
+        assert not re.search(r"@import|\burl\((?!\"icon\.svg\")", code), file.name
+        assert not re.search(r"<style|\sstyle=|\son\w+=\"|<script(?![^>]*\ssrc=)", code), file.name
+        assert not re.search(
+            r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function", code
+        ), file.name
+
+
+def test_no_script_keeps_a_token() -> None:
+    for file in web_files():
+        for line in file.read_text().splitlines():
+            if "localStorage" in line or "sessionStorage" in line:
+                assert "oken" not in line, f"{file.name}: {line}"
+
+
+def test_a_page_names_every_module_it_needs_so_that_they_come_side_by_side() -> None:
+    pages = application()[PAGES]
+    body = pages["account"].body.decode()
+    assert 'rel="modulepreload" href="/assets/shell.js"' in body
+    assert 'rel="modulepreload" href="/client/credits-client.js"' in body
+    for name in re.findall(r'modulepreload" href="/([^"]+)"', body):
+        assert name in pages
+
+
+def test_a_page_works_below_a_path_of_the_proxy() -> None:
+    app = create_app(
+        Settings.from_env({"MANA_ENV": "development", "BASE_URL": "https://example.org/credits"})
+    )
+    body = app[PAGES]["account"].body.decode()
+    assert 'src="/credits/assets/account.js"' in body
+    assert '<meta name="mana-base" content="/credits">' in body
+    assert not re.search(r'(?:src|href)="/(?!credits/)', body)

@@ -17,6 +17,7 @@ import pytest
 from service.dev.ports import accepts_connections, free_port
 from service.dev.postgres import Cluster, temporary_cluster
 from tests.api.http_support import until
+from tests.support.processes import bare_environment
 
 NOWHERE = "postgresql://mana:x@127.0.0.1:9/mana_credits"
 PRODUCTION = {
@@ -75,7 +76,6 @@ async def serve(tmp_path: Path) -> AsyncIterator[Serve]:
 
     async def serve_(*arguments: str, port: int | None = None, **env: str) -> Served:
         port = port or free_port()
-        inherited = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
@@ -83,7 +83,7 @@ async def serve(tmp_path: Path) -> AsyncIterator[Serve]:
             "serve",
             *arguments,
             cwd=tmp_path,
-            env=inherited
+            env=bare_environment()
             | {"MANA_ENV": "development", "PORT": str(port), "DATABASE_URL": NOWHERE}
             | env,
             stdout=asyncio.subprocess.DEVNULL,

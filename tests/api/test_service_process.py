@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,14 @@ import aiohttp
 import pytest
 from aiohttp.test_utils import TestServer
 
+import service
 from service.dev import issuer
 from service.dev.issuer import SigningKey
 from service.dev.ports import free_port
 from service.dev.postgres import Cluster
 from tests.support.clones import give_back, take_away
 from tests.support.databases import Clone, Connection
-from tests.support.processes import Process, lives, serving
+from tests.support.processes import Process, environment_of, lives, serving
 from tests.support.routes import declared_routes
 from tests.support.stripe import sign
 from tests.support.waiting import PATIENCE_SECONDS, until
@@ -97,6 +99,23 @@ async def use(session: aiohttp.ClientSession, served: Process, user: str) -> tup
     return await post(
         session, served, "/credits/use", userId=user, amount=1, appId="app", description="x"
     )
+
+
+async def test_the_process_imports_the_checkout_under_test(
+    tmp_path: Path, env: dict[str, str]
+) -> None:
+    async with serving(tmp_path, env=env) as served:
+        await served.listening()
+        environment = environment_of(served.process.pid)
+    # Without -S an installed package would be found as well.
+    asked = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-S", "-c", "import service; print(service.__file__)"),
+        cwd=tmp_path,
+        env=environment,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    said, _ = await asked.communicate()
+    assert Path(said.decode().strip()) == Path(service.__file__)
 
 
 # Stopping

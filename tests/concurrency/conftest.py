@@ -1,4 +1,4 @@
-"""The service with room for many moves at once, and no deadlock in any of these tests."""
+"""The service with room for many moves, without a deadlock, and on a server that crashes."""
 
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -7,8 +7,9 @@ import psycopg
 import pytest
 
 from service.dev.postgres import Cluster
-from tests.support.databases import Clone, as_settings
-from tests.support.races import WAIT_SECONDS
+from tests.support.crashes import DATABASE, POOL, durable_cluster
+from tests.support.databases import Clone, as_settings, connect
+from tests.support.races import WAIT_SECONDS, require_sound
 from tests.support.running import Running, running_service
 
 STRIPE_WEBHOOK_SECRET = "whsec_test"
@@ -46,3 +47,23 @@ async def service(database: Clone, cluster: Cluster) -> AsyncIterator[Running]:
     )
     async with running_service(settings) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def durable() -> Iterator[Cluster]:
+    """A cluster to crash."""
+    with durable_cluster() as cluster:
+        yield cluster
+
+
+@pytest.fixture
+async def crashing(durable: Cluster) -> AsyncIterator[Running]:
+    """The service on that cluster; afterwards its books must be sound."""
+    settings = as_settings(durable, DATABASE, DATABASE_POOL_MAX=str(POOL))
+    async with running_service(settings) as running:
+        yield running
+    admin = await connect(durable.admin_url(DATABASE))
+    try:
+        await require_sound(admin)
+    finally:
+        await admin.close()

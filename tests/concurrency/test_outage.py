@@ -3,66 +3,25 @@
 import asyncio
 import contextlib
 import functools
-import shutil
-import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
 from service.dev.postgres import Cluster
-from service.migrate import migrate
+from tests.support.crashes import DATABASE, POOL, rich
 from tests.support.databases import Connection, as_settings, connect
 from tests.support.load import Load, require_exactly_once, require_told_well
-from tests.support.races import at_once, blocked_by, outcomes, require_sound, until
+from tests.support.races import at_once, blocked_by, outcomes, until
 from tests.support.running import Answer, Running, running_service
 
 CALLERS = 20
-POOL = 10
 AWAY_SECONDS = 10.0
-DATABASE = "outage"
 CUT = """
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity
 WHERE datname = current_database() AND application_name = 'mana-credits'
 """
-
-
-@pytest.fixture(scope="module")
-def durable() -> Iterator[Cluster]:
-    """A cluster to crash: unlike the one of the other tests it keeps what it acknowledged."""
-    folder = Path(tempfile.mkdtemp(prefix="mana-credits-"))
-    cluster = Cluster(folder, durable=True)
-    try:
-        cluster.ensure_started()
-        cluster.ensure_database(DATABASE)
-        migrate(as_settings(cluster, DATABASE))
-        yield cluster
-    finally:
-        cluster.destroy()
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-@pytest.fixture
-async def crashing(durable: Cluster) -> AsyncIterator[Running]:
-    """The service on that cluster; afterwards its books must be sound."""
-    settings = as_settings(durable, DATABASE, DATABASE_POOL_MAX=str(POOL))
-    async with running_service(settings) as running:
-        yield running
-    admin = await connect(durable.admin_url(DATABASE))
-    try:
-        await require_sound(admin)
-    finally:
-        await admin.close()
-
-
-async def rich(service: Running, prefix: str) -> list[str]:
-    """Five users who do not run out of credits, so that callers meet at each."""
-    users = [f"{prefix}-{number}" for number in range(5)]
-    for user in users:
-        await service.grant(user, 1_000_000)
-    return users
 
 
 async def are_stuck(admin: Connection, number: int) -> bool:

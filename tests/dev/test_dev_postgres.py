@@ -12,6 +12,7 @@ import pytest
 
 from service.dev import postgres
 from service.dev.postgres import Cluster, PostgresError, Programs, temporary_cluster
+from tests.support.processes import ROOT
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +122,7 @@ def test_the_server_ends_with_the_process_that_started_it(cluster: Cluster) -> N
     )
     starter = subprocess.Popen(
         [sys.executable, "-c", script, str(cluster.data_dir)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )

@@ -1,3 +1,5 @@
+import contextlib
+import http.client
 import json
 import os
 import shutil
@@ -6,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -111,6 +114,7 @@ def test_the_life_of_a_system(ground: Ground) -> None:
         grant(running, "user-1")
         assert balance(running, "user-1") == 100
         assert len(call(f"{running.base_url}/api/v1/credits/packages")) == 4
+        assert (balance(running, "ann"), balance(running, "nora")) == (500, 0)
 
         with ground.run() as second:
             _, complaint = second.communicate(timeout=120)
@@ -136,6 +140,7 @@ def test_the_life_of_a_system(ground: Ground) -> None:
         assert (again.stripe_url, again.issuer_url) == (running.stripe_url, running.issuer_url)
         assert balance(again, "user-1") == 100
         assert grant(again, "user-1")["alreadyGranted"]
+        assert balance(again, "ann") == 500
 
         os.kill(again.pids["the service"], signal.SIGKILL)
         _, complaint = process.communicate(timeout=120)
@@ -161,3 +166,36 @@ def test_everything_ends_with_a_killed_run(ground: Ground) -> None:
         process.kill()
         process.communicate(timeout=120)
     wait_for(lambda: all(is_gone(pid) for pid in running.pids.values()))
+
+
+def enter(running: Running, back_to: str) -> tuple[int, str | None]:
+    """Sign in as Ann; the status, and where it leads."""
+    connection = http.client.HTTPConnection(running.issuer_url.removeprefix("http://"), timeout=30)
+    form = urllib.parse.urlencode({"person": "ann", "redirectTo": back_to})
+    headers = {"Content-Type": "application/x-www-form-urlencoded"}
+    with contextlib.closing(connection):
+        connection.request("POST", "/login", form, headers)
+        answer = connection.getresponse()
+        return answer.status, answer.getheader("Location")
+
+
+def test_people_sign_in_under_the_host_of_the_issuer(ground: Ground) -> None:
+    with ground.run(BASE_URL=f"http://127.0.0.1:{ground.port}/") as process:
+        running = ground.wait_until_up(process)
+        pages = f"http://localhost:{ground.port}"
+        assert enter(running, f"{pages}/gifts") == (303, f"{pages}/gifts")
+        assert enter(running, f"{running.base_url}/gifts") == (400, None)
+
+        token = call(f"{running.issuer_url}/api/auth/dev-token", {"sub": "ann"})["token"]
+        package = call(f"{running.base_url}/api/v1/credits/packages")[0]["id"]
+        begun = call(
+            f"{running.base_url}/api/v1/credits/purchase",
+            {"packageId": package, "successUrl": f"{pages}/", "cancelUrl": f"{pages}/"},
+            Authorization=f"Bearer {token}",
+        )
+        assert begun["checkoutUrl"].startswith(running.stripe_url)
+
+        process.send_signal(signal.SIGINT)
+        welcome, _ = process.communicate(timeout=120)
+    assert f"Open {pages}/ and choose who you are." in welcome
+    assert f"Under BASE_URL, {running.base_url}, nobody can sign in" in welcome

@@ -66,6 +66,8 @@ NOT_IN_A_SCHEMA = {
     "cancelUrl": "on an origin of ours",
     "metadata": "at most 16 KiB",
     "amount": "no more than is left of a debit or a hold",
+    "before": "the id of an event that there is",
+    "query": "not blank",
 }
 """Rules that no schema can say: a request that only breaks these may be refused."""
 
@@ -388,7 +390,7 @@ CAN_BE_WRONG = [
     for route in ALL
     if "requestBody" in OPERATIONS[route[:2]]
     or {one["name"] for one in OPERATIONS[route[:2]]["parameters"]}
-    - {"code", "id", "purchaseId", "If-None-Match"}
+    - {"code", "id", "purchaseId", "eventId", "If-None-Match"}
 ]
 """Those that take something which can have a wrong form."""
 PAYMENTS = [route for route in ALL if "purchase" in route[1] or route[2] is Auth.SIGNED]

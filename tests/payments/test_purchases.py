@@ -1,12 +1,15 @@
 """Buying credits: intents, checkout sessions, what goes wrong, and what is asked of Stripe."""
 
 import asyncio
+import dataclasses
+import functools
 from typing import Any
 from uuid import uuid4
 
 import pytest
 import stripe
 
+from service.stripe_gateway import StripeGateway
 from tests.support.answers import (
     PURCHASE,
     a_text,
@@ -16,6 +19,7 @@ from tests.support.answers import (
     require_shape,
     wrong_fields,
 )
+from tests.support.running import running_service
 from tests.support.stripe import (
     DECLINED_AT_ATTACHING,
     DECLINED_AT_CHARGING,
@@ -29,8 +33,10 @@ from tests.support.stripe import (
     intent_of,
     webhooks,
 )
+from tests.support.waiting import until
 
 CREATE = "POST /v1/payment_intents"
+SESSION = "POST /v1/checkout/sessions"
 URLS = {"successUrl": "http://localhost:5173/ok?a=b#c", "cancelUrl": "http://localhost:5173/no"}
 
 
@@ -422,6 +428,51 @@ async def test_an_answer_that_is_lost_makes_no_second_payment(shop: Shop) -> Non
     require_error(refused, 502, "payment_provider_error")
     made = {answer["id"] for call, answer in shop.line.answers if call == CREATE}
     assert made == {intent_of(resumed.body["clientSecret"])}
+
+
+@pytest.mark.parametrize("urls", [{}, URLS])
+@pytest.mark.parametrize("where", ["stalled", "held"])
+async def test_a_stripe_that_hangs_is_a_502_and_the_same_key_resumes_it(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, where: str, urls: dict[str, str]
+) -> None:
+    """Before it has done anything, or when only its answer is missing."""
+    call = SESSION if urls else CREATE
+
+    def told() -> list[str]:
+        return [answer["id"] for name, answer in shop.line.answers[before:] if name == call]
+
+    # Of another service the time-out is short, and only the call that hangs is made through it.
+    await bought(shop)
+    before = len(shop.line.answers)
+    with monkeypatch.context() as patched:
+        hasty = functools.partial(StripeGateway.connected, call_seconds=0.2)
+        patched.setattr(StripeGateway, "connected", hasty)
+        async with running_service(shop.service.settings) as impatient:
+            hangs: dict[str, asyncio.Event] = getattr(shop.line, where)
+            hangs[call] = asyncio.Event()
+            refused = await dataclasses.replace(shop, service=impatient).buy(
+                "ann", idempotencyKey="key", **urls
+            )
+    require_error(refused, 502, "payment_provider_error")
+    failed = await shop.admin.fetchrow("SELECT * FROM credits.purchases WHERE status = 'failed'")
+    assert failed is not None
+
+    hung = hangs.pop(call)
+    resumed = await shop.buy("ann", idempotencyKey="key", **urls)
+    assert resumed.status == 200
+    assert resumed.body["purchaseId"] == str(failed["id"])
+    # What hung goes on as well, too late for whoever asked. He had asked twice.
+    hung.set()
+    await until(lambda: len(told()) == 3)
+
+    assert len(set(told())) == 1
+    if urls:
+        await shop.press(resumed.body["checkoutUrl"], "card")
+    else:
+        assert {intent_of(resumed.body["clientSecret"])} == set(told())
+        await shop.pay(resumed.body["clientSecret"])
+    assert (await shop.look("ann", resumed.body["purchaseId"])).body["status"] == "completed"
+    assert await shop.service.balance("ann") == 500
 
 
 async def test_a_customer_that_stripe_forgot_is_replaced(shop: Shop) -> None:

@@ -208,6 +208,38 @@ async def test_while_stripe_cannot_be_asked_nothing_is_lost(
     assert await shop.service.balance("ann") == 500
 
 
+@pytest.mark.usefixtures("asking")
+async def test_one_call_that_hangs_ends_its_round_and_the_next_ones_do_the_rest(
+    shop: Shop, db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.reconcile.ROUND_SECONDS", 0.05)
+    bought = {user: await shop.paid(user) for user in ("ann", "bob", "cat")}
+    call = f"GET /v1/payment_intents/{bought['ann']['stripe_payment_intent_id']}"
+    shop.line.held[call] = asyncio.Event()
+    shop.line.broken["GET /v1/events"] = 500
+
+    async def brings(*users: str) -> bool:
+        """Whether they are complete; until then they are due, since any call may take too long."""
+        left = "UPDATE credits.purchases SET check_at = now() WHERE status = 'pending'"
+        await shop.admin.execute(f"{left} AND user_id = ANY ($1)", users)
+        rows = [await shop.row(bought[user]["id"]) for user in users]
+        return all(row["status"] == "completed" for row in rows)
+
+    assert shop.service.settings.stripe is not None
+    await brings("ann")
+    async with (
+        StripeGateway.connected(shop.service.settings.stripe, call_seconds=0.2) as hasty,
+        reconciler(shop, db, hasty).running(),
+    ):
+        await until(lambda: call in shop.line.calls)
+        await until(lambda: brings("bob", "cat"))
+        assert (await shop.row(bought["ann"]["id"]))["status"] == "pending"
+        shop.line.held.pop(call).set()
+        await until(lambda: brings("ann"))
+    for user in bought:
+        assert await shop.service.balance(user) == 500
+
+
 @pytest.mark.parametrize("status", [400, 404])
 async def test_a_purchase_that_stripe_refuses_does_not_stop_the_others(
     shop: Shop, asking: Reconciler, status: int
@@ -475,3 +507,29 @@ async def test_the_service_reconciles_by_itself_when_it_starts(
     async with running_service(shop.service.settings):
         await shop.becomes(purchase["id"], "completed")
     assert await shop.service.balance("ann") == 500
+
+
+async def test_an_administrator_replays_an_event_and_stripe_is_asked(
+    shop: Shop, asking: Reconciler
+) -> None:
+    purchase = await shop.paid()
+    await shop.look("ann", str(purchase["id"]))
+    await shop.refund(purchase, amount=200)
+    await until(lambda: any(b'"charge.refunded"' in body for body, _ in shop.letterbox.letters))
+    letter = next(one for one in shop.letterbox.letters if b'"charge.refunded"' in one[0])
+    assert (await shop.deliver(*letter)).status == 200
+    event = await shop.admin.fetchval("SELECT id FROM credits.stripe_events")
+    replay = f"/admin/stripe-events/{event}/replay"
+    role = {"role": "admin"}
+
+    shop.line.broken = {"GET /v1/refunds": 500}
+    away = await shop.service.call("POST", replay, user="root", claims=role)
+    require_error(away, 502, "payment_provider_error")
+    assert await shop.service.balance("ann") == 500
+    shop.line.broken = {}
+    for _ in range(2):
+        answer = await shop.service.call("POST", replay, user="root", claims=role)
+        assert answer.status == 200
+        assert (answer.body["id"], answer.body["state"]) == (event, "applied")
+        assert await shop.service.balance("ann") == 300
+    assert await asking.retry_events() == 0

@@ -22,6 +22,7 @@ from service.dev.postgres import Cluster
 from service.migrate import MigrateError, Report
 from service.paths import FUNCTIONS, MIGRATIONS, migration_ids
 from service.settings import Settings
+from tests.support.processes import ROOT
 
 OWNER = "mana_credits_owner"
 SERVICE = "mana_credits_service"
@@ -703,6 +704,7 @@ def test_an_administrator_need_not_be_a_superuser(
 def run_main(project: Project, *arguments: str) -> subprocess.Popen[str]:
     environment = {
         **os.environ,
+        "PYTHONPATH": str(ROOT),
         "MANA_ENV": "development",
         "DATABASE_URL": project.database_url,
         "ADMIN_DATABASE_URL": project.admin_url,

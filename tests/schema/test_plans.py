@@ -134,6 +134,12 @@ FROM generate_series(1, {ROWS}) AS n;
 UPDATE credits.rate_limits SET kept_until = '2026-06-01' WHERE subject > 's2';
 
 UPDATE credits.notices SET state = 'failed', delivered_at = NULL WHERE id > id_of({ROWS} - 20);
+INSERT INTO credits.admin_actions
+SELECT user_of(n), id_of(n), 'root', NULL, 'gift_sync', NULL, NULL, '{{}}', now()
+FROM generate_series(1, {ROWS}) AS n;
+INSERT INTO credits.daily_totals
+SELECT (now() AT TIME ZONE 'UTC')::date - n, 0, 0, 0, 0, 0, 0
+FROM generate_series(0, {ROWS}) AS n;
 UPDATE credits.ledger_counting SET counted_until = now() - interval '10 minutes';
 
 INSERT INTO credits.job_runs (id, job, started_at, ended_at)
@@ -255,6 +261,12 @@ async def plans(clone: Clone, mode: str, function: str, arguments: dict[str, Any
 
 
 USE = {"user_id": "user0", "amount": 1, "app_id": "app", "description": "x", "id": number(10**9)}
+FINDING = (
+    "balances_pkey balances_user_id_prefix contacts_pkey contacts_email_prefix"
+    " purchases_stripe_payment_intent_id_key stripe_customers_stripe_customer_id_key"
+    " gift_codes_code_key sync_subscriptions_pkey transactions_pkey"
+)
+FINDING_BY_UUID = "purchases_id_key transactions_id_key"
 CASES: list[tuple[str, dict[str, Any], str]] = [
     (
         "credits.use_credits",
@@ -348,6 +360,42 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
         "transactions_created_at notices_stuck notices_pending purchases_check_at"
         " sync_subscriptions_due stripe_events_open job_runs_latest",
     ),
+    (
+        "credits.grant_as_admin",
+        {
+            "user_id": "user0",
+            "amount": 1,
+            "reason": "x",
+            "admin_id": "root",
+            "idempotency_key": "new",
+            "id": number(10**9),
+        },
+        "balances_pkey transactions_id_key transactions_idempotency_key",
+    ),
+    (
+        "credits.refund_as_admin",
+        {"user_id": "user0", "transaction_id": number(400), "reason": "x", "admin_id": "root"},
+        "balances_pkey transactions_id_key debit_refunds_pkey",
+    ),
+    ("credits.find_users", {"query": str(number(7))}, f"{FINDING} {FINDING_BY_UUID}"),
+    ("credits.find_users", {"query": "user7"}, FINDING),
+    ("credits.find_users", {"query": "USER7@example.org"}, FINDING),
+    (
+        "credits.get_account",
+        {"user_id": "user40"},
+        "balances_pkey contacts_pkey sync_subscriptions_pkey reservations_open",
+    ),
+    ("credits.list_daily_totals", {"days": 3}, "daily_totals_pkey transactions_created_at"),
+    ("credits.list_job_states", {}, "job_runs_latest"),
+    ("credits.list_stripe_events", {"limit": 10}, "stripe_events_open"),
+    (
+        "credits.list_stripe_events",
+        {"limit": 10, "before": "evt_7"},
+        "stripe_events_open stripe_events_pkey",
+    ),
+    ("credits.list_notices", {"limit": 10}, "notices_stuck"),
+    ("credits.list_notices", {"state": "pending", "limit": 10}, "notices_pending"),
+    ("credits.preview_charge", {"limit": 10}, "sync_subscriptions_due sync_subscriptions_waiting"),
     ("gifts.get_gift", {"code": "XXXXXXXXXXX5"}, "gift_codes_code_key"),
     (
         "gifts.redeem_gift",
@@ -383,8 +431,10 @@ async def test_hot_queries_use_their_index(
     filled: Clone, function: str, arguments: dict[str, Any], indexes: str, mode: str
 ) -> None:
     told = await plans(filled, mode, function, arguments)
-    # Tables of a handful of rows are read whole.
-    assert told.scanned <= {"packages", "sync_prices", "jobs", "ledger_totals", "ledger_counting"}
+    # Tables of a handful of rows are read whole, and one with a row a day.
+    assert told.scanned <= {
+        *("packages", "sync_prices", "jobs", "ledger_totals", "ledger_counting", "daily_totals")
+    }
     for either in indexes.split():
         assert told.indexes & set(either.split("|")), either
 
@@ -395,6 +445,8 @@ PAGES: list[tuple[str, dict[str, Any], str]] = [
     ("credits.list_transactions", {"type": "usage", "app_id": "app"}, "transactions_pkey"),
     ("credits.list_purchases", {}, "purchases_pkey"),
     ("gifts.list_created_gifts", {}, "gift_codes_creator"),
+    ("gifts.list_masked_gifts", {}, "gift_codes_creator"),
+    ("credits.list_admin_actions", {}, "admin_actions_pkey"),
     ("gifts.list_received_gifts", {}, "gift_redemptions_pkey"),
 ]
 
@@ -488,6 +540,18 @@ async def test_readiness_reads_no_table_of_users_whole(filled: Clone, mode: str)
     assert told.scanned <= {"jobs"}
 
 
+OVERVIEW = ["sync_subscriptions_due", "job_runs_latest", "stripe_events_open", "notices_pending"]
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_the_overview_reads_no_table_whole_but_what_it_counts(
+    filled: Clone, mode: str
+) -> None:
+    told = await plans(filled, mode, "credits.get_overview", {})
+    assert {*OVERVIEW, "notices_stuck"} <= told.indexes
+    assert told.scanned <= {"sync_subscriptions", "sync_prices"}
+
+
 async def test_a_query_that_lost_its_index_is_noticed(filled: Clone) -> None:
     admin = await connect(filled.admin_url)
     index = "CREATE INDEX notices_pending ON credits.notices (next_attempt_at)"
@@ -529,7 +593,8 @@ async def test_no_index_of_balances_is_on_what_changes(admin: Connection) -> Non
         WHERE i.indrelid = 'credits.balances'::regclass
         """
     )
-    assert [row["attname"] for row in indexed] == ["user_id"]
+    # Its key, and what finds ids by their beginning.
+    assert [row["attname"] for row in indexed] == ["user_id", "user_id"]
 
 
 async def test_every_index_but_a_unique_one_serves_a_query_tested_here(

@@ -72,6 +72,9 @@ async def fill(admin: Connection) -> None:
     await admin.execute(
         "UPDATE gifts.gift_codes SET expires_at = clock_timestamp() WHERE id = $1", gift["id"]
     )
+    await call(
+        admin, "credits.grant_as_admin", user_id="ann", amount=1, reason="x", admin_id="root"
+    )
     await admin.execute("CALL credits.run_ledger_check()")
     await admin.execute("SELECT credits._write_notice('ann', 'sync_paused', '{}', now())")
     await reverse(admin, "ann", 1)
@@ -398,12 +401,13 @@ async def test_a_condition_of_the_readers_own_does_not_see_through_the_mask(
         assert "CASE" in "\n".join(row[0] for row in plan)
 
 
+@pytest.mark.parametrize("table", ["transactions", "admin_actions"])
 @pytest.mark.parametrize("statement", ["UPDATE", "DELETE", "TRUNCATE"])
-async def test_the_ledger_is_changed_by_nobody(filled: Clone, statement: str) -> None:
+async def test_the_ledger_is_changed_by_nobody(filled: Clone, statement: str, table: str) -> None:
     change = {
-        "UPDATE": "UPDATE credits.transactions SET amount = amount",
-        "DELETE": "DELETE FROM credits.transactions WHERE user_id = 'ann'",
-        "TRUNCATE": "TRUNCATE credits.transactions",
+        "UPDATE": f"UPDATE credits.{table} SET user_id = user_id",
+        "DELETE": f"DELETE FROM credits.{table} WHERE user_id = 'ann'",
+        "TRUNCATE": f"TRUNCATE credits.{table}",
     }[statement]
     # The owner has no privilege; a superuser needs none and meets the trigger.
     for role, expected in [

@@ -43,7 +43,7 @@ async def test_the_owner_runs_every_job_and_each_run_is_recorded(
         await owner.close()
     runs = await admin.fetch("SELECT * FROM credits.job_runs ORDER BY job")
     assert [(run["job"], run["did"], run["error"]) for run in runs] == [
-        ("charge-notices", {"announced": 0}, None),
+        ("charge-notices", {"announced": 0, "errors": 0}, None),
         ("gift-expiry", {"expired": 0, "errors": 0}, None),
         ("ledger-check", {"violations": 0, "first": []}, None),
         ("pruning", {"payloads": 0, "rateLimits": 0, "jobRuns": 0}, None),
@@ -195,6 +195,30 @@ async def plant_run(admin: Connection, job: str, age: timedelta, end: str) -> An
         age,
         end,
     )
+
+
+async def test_a_run_that_never_ended_is_closed_by_a_later_one(admin: Connection) -> None:
+    recent = await plant_run(admin, "gift-expiry", timedelta(minutes=59), "unended")
+    cut_off = await plant_run(admin, "gift-expiry", timedelta(minutes=61), "unended")
+    others = await plant_run(admin, "pruning", timedelta(minutes=61), "unended")
+    await admin.execute("CALL credits.run_gift_expiry()")
+    found = await admin.fetch("SELECT id, error FROM credits.job_runs WHERE ended_at IS NOT NULL")
+    assert {row["id"]: row["error"] for row in found} == {
+        cut_off: "cut off: it never said that it ended",
+        (await last_run(admin, "gift-expiry"))["id"]: None,
+    }
+    assert await problems(admin) == []
+
+    # It lived, and says so: nothing is left of the suspicion.
+    for ended in (False, True):
+        await admin.execute(
+            "SELECT credits.update_job_run($1, '{}', p_ended => $2)", cut_off, ended
+        )
+        row = await admin.fetchrow("SELECT * FROM credits.job_runs WHERE id = $1", cut_off)
+        assert row is not None
+        assert (row["error"], row["ended_at"] is not None) == (None, ended)
+    left = await admin.fetch("SELECT id FROM credits.job_runs WHERE ended_at IS NULL")
+    assert {row["id"] for row in left} == {recent, others}
 
 
 async def test_old_runs_are_pruned_but_never_the_last_run_and_the_last_success(

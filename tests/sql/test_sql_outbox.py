@@ -224,7 +224,7 @@ async def test_a_charge_within_three_days_that_is_not_covered_is_announced(
     await admin.execute("SELECT * FROM credits.gift_sync('fay')")
     await admin.execute("CALL credits.run_charge_notices()")
     assert await announced(admin) == ["ann", "eve"]
-    assert (await last_run(admin, "charge-notices"))["did"] == {"announced": 2}
+    assert (await last_run(admin, "charge-notices"))["did"] == {"announced": 2, "errors": 0}
     row = await admin.fetchrow("SELECT * FROM credits.notices WHERE user_id = 'ann'")
     assert row is not None
     due = (await call(admin, "credits.get_sync_status", user_id="ann"))["next_charge_at"]
@@ -256,6 +256,23 @@ async def test_whoever_spends_his_credits_later_is_told_then(admin: Connection) 
     await debit(admin, "ann", 1)
     await admin.execute("CALL credits.run_charge_notices()")
     assert await announced(admin) == ["ann"]
+
+
+async def test_one_balance_that_is_held_keeps_nobody_elses_notice(
+    admin: Connection, service_login: Connection
+) -> None:
+    """The batch is done again one by one, and ends without the lock that is not to be had."""
+    for user in ("ann", "bob", "cat"):
+        await coming(admin, user, 2, 29)
+    async with service_login.transaction():
+        await debit(service_login, "bob", 1)
+        await admin.execute("CALL credits.run_charge_notices()")
+        assert (await last_run(admin, "charge-notices"))["did"] == {"announced": 2, "errors": 1}
+        assert await announced(admin) == ["ann", "cat"]
+    # Nothing of his is lost: the next run tells him.
+    await admin.execute("CALL credits.run_charge_notices()")
+    assert (await last_run(admin, "charge-notices"))["did"] == {"announced": 1, "errors": 0}
+    assert await announced(admin) == ["ann", "bob", "cat"]
 
 
 async def test_announcing_goes_on_behind_each_batch(admin: Connection) -> None:

@@ -26,18 +26,21 @@ class Clone:
     service_url: str
 
 
+def as_environment(cluster: Cluster, name: str, **env: str) -> dict[str, str]:
+    """The environment of a service on a database of the cluster, and what `env` adds to it."""
+    return {
+        "MANA_ENV": "development",
+        "DATABASE_URL": cluster.service_url(name),
+        "ADMIN_DATABASE_URL": cluster.admin_url(name),
+        # So that each call can come from an address of its own; see Running.call.
+        "TRUSTED_PROXIES": "127.0.0.0/8",
+        **env,
+    }
+
+
 def as_settings(cluster: Cluster, name: str, **env: str) -> Settings:
     """Settings for a database of the cluster; `env` adds to the environment they are read from."""
-    return Settings.from_env(
-        {
-            "MANA_ENV": "development",
-            "DATABASE_URL": cluster.service_url(name),
-            "ADMIN_DATABASE_URL": cluster.admin_url(name),
-            # So that each call can come from an address of its own; see Running.call.
-            "TRUSTED_PROXIES": "127.0.0.0/8",
-            **env,
-        }
-    )
+    return Settings.from_env(as_environment(cluster, name, **env))
 
 
 async def connect(url: str, **server_settings: str) -> Connection:

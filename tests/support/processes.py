@@ -13,6 +13,18 @@ from typing import Any
 from service.dev.ports import accepts_connections, free_port
 from tests.support.waiting import PATIENCE_SECONDS, until
 
+ROOT = Path(__file__).parents[2]
+"""The checkout under test."""
+
+
+def bare_environment() -> dict[str, str]:
+    """What a child of a test needs to run this checkout, and nothing else of our environment.
+
+    The environment's `service` may have been installed from another checkout.
+    """
+    inherited = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    return {**inherited, "PYTHONPATH": str(ROOT)}
+
 
 @dataclass
 class Process:
@@ -69,6 +81,12 @@ class Process:
         return [int(one) for one in found if lives(int(one))]
 
 
+def environment_of(pid: int) -> dict[str, str]:
+    """The environment that a process was started with."""
+    block = Path(f"/proc/{pid}/environ").read_bytes().decode()
+    return dict(line.split("=", 1) for line in block.split("\0") if line)
+
+
 def lives(pid: int) -> bool:
     """Whether a process is there and has not ended."""
     try:
@@ -81,15 +99,14 @@ def lives(pid: int) -> bool:
 async def serving(
     folder: Path, *arguments: str, env: Mapping[str, str], port: int | None = None
 ) -> AsyncIterator[Process]:
-    """Run `mana-credits serve` with nothing in its environment but `env`; killed at the end."""
+    """Run this checkout's `mana-credits serve` with nothing set but `env`; killed at the end."""
     port = port or free_port()
     log = folder / f"serve-{port}.log"
-    inherited = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
     with log.open("ab") as output:
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "service", "serve", *arguments),
             cwd=folder,
-            env={**inherited, "PORT": str(port), **env},
+            env={**bare_environment(), "PORT": str(port), **env},
             stdin=asyncio.subprocess.DEVNULL,
             stdout=output,
             stderr=output,

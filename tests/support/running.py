@@ -15,6 +15,7 @@ from aiohttp.test_utils import TestServer
 from service.app import create_app
 from service.dev import issuer
 from service.dev.issuer import SigningKey
+from service.dev.ports import free_port
 from service.keys import PAGES
 from service.settings import Settings
 from tests.support.contract import Contract
@@ -99,18 +100,28 @@ class Running:
 
 
 @contextlib.asynccontextmanager
-async def running_service(settings: Settings) -> AsyncIterator[Running]:
-    """Serve on a free port of loopback, with an issuer of its own."""
+async def running_service(
+    settings: Settings, *, for_browsers: bool = False
+) -> AsyncIterator[Running]:
+    """Serve on a free port of loopback, with an issuer of its own.
+
+    For browsers, the settings' BASE_URL becomes the address it has, and the issuer signs people in
+    and sends them back there.
+    """
     key = SigningKey.generate()
-    auth = TestServer(issuer.create_app(key))
+    port = free_port() if for_browsers else None
+    origins = [f"http://127.0.0.1:{port}"] if for_browsers else []
+    auth = TestServer(issuer.create_app(key, origins=origins))
     await auth.start_server()
     auth_url = str(auth.make_url("")).rstrip("/")
     settings = dataclasses.replace(
         settings, auth_url=auth_url, jwks_url=f"{auth_url}/api/auth/jwks"
     )
+    if for_browsers:
+        settings = dataclasses.replace(settings, base_url=origins[0], login_url=f"{auth_url}/login")
     app = create_app(settings)
     contract = Contract(json.loads(app[PAGES]["openapi.json"].body))
-    server = TestServer(app)
+    server = TestServer(app, port=port)
     await server.start_server()
     # No bound on connections: a race must not be held up by its own client.
     session = ClientSession(connector=TCPConnector(limit=0), timeout=ClientTimeout(total=60))

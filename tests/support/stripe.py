@@ -43,13 +43,13 @@ _numbers = itertools.count(1)
 
 
 @contextlib.contextmanager
-def local_stripe(data: Path) -> Iterator[str]:
-    """Run a local Stripe whose debits settle at once; its address."""
+def local_stripe(data: Path, *, sepa_delay: float = 0.1) -> Iterator[str]:
+    """Run a local Stripe whose debits settle after so many seconds; its address."""
     port = free_port()
     process = subprocess.Popen(
         [
             *(sys.executable, "-m", "service.dev.local_stripe", "--exit-with-parent"),
-            *("--port", str(port), "--data", str(data), "--sepa-delay", "0.1"),
+            *("--port", str(port), "--data", str(data), "--sepa-delay", str(sepa_delay)),
         ],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
@@ -82,6 +82,8 @@ class Line:
         self.deaf: set[str] = set()
         """Calls that reach Stripe, but whose answer is lost."""
         self.change: Callable[[str, dict[str, Any]], None] = lambda _call, _answer: None
+        self.stalled: dict[str, asyncio.Event] = {}
+        """Calls that do not reach Stripe before the event is set."""
         self.held: dict[str, asyncio.Event] = {}
         """Calls whose answer waits until the event is set."""
         self._upstream = upstream
@@ -122,6 +124,10 @@ class Line:
         if call in self.broken:
             error = {"error": {"type": "api_error", "message": "Something went wrong."}}
             return web.json_response(error, status=self.broken[call])
+        # Read first: it could not be any more once the caller has gone.
+        data = await request.read()
+        if call in self.stalled:
+            await self.stalled[call].wait()
         assert self._session is not None
         headers = {
             name: value
@@ -131,7 +137,7 @@ class Line:
         async with self._session.request(
             request.method,
             f"{self._upstream}{request.path_qs}",
-            data=await request.read(),
+            data=data,
             headers=headers,
         ) as answer:
             said = await answer.json()

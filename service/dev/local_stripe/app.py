@@ -154,7 +154,9 @@ def _add_own_routes(
         lambda dispute, given: aftermath.move_dispute(dispute, given.get("step", "")),
     )
 
-    dashboard = Dashboard(aftermath, sender)
+    post("/_config/debits/{id}", lambda intent, _: engine.settle_now(intent))
+
+    dashboard = Dashboard(engine, aftermath, sender)
     app.router.add_get("/", dashboard.show)
     app.router.add_post("/", dashboard.act)
     page = PaymentPage(engine)

@@ -9,6 +9,7 @@ from localstripe import resources
 from localstripe.errors import UserError
 
 from service.dev.local_stripe.aftermath import Aftermath, Dispute
+from service.dev.local_stripe.engine import Engine
 from service.dev.local_stripe.objects import PaymentIntent, refusal
 from service.dev.local_stripe.page import html_page
 from service.dev.local_stripe.webhooks import WebhookSender
@@ -30,7 +31,8 @@ _INQUIRY_STEPS: Final = {
 class Dashboard:
     """The routes of the page."""
 
-    def __init__(self, aftermath: Aftermath, sender: WebhookSender) -> None:
+    def __init__(self, engine: Engine, aftermath: Aftermath, sender: WebhookSender) -> None:
+        self._engine = engine
         self._aftermath = aftermath
         self._sender = sender
 
@@ -73,21 +75,20 @@ class Dashboard:
                 self._aftermath.end_refund(about, given.get("step", ""))
             case "move_dispute":
                 self._aftermath.move_dispute(about, given.get("step", ""))
+            case "settle":
+                self._engine.settle_now(about)
             case "deliver":
                 self._sender.delivering = about == "on"
             case _:
                 raise refusal("Press one of the buttons.")
 
     def _render(self, alert: str | None = None, status: int = 200) -> web.Response:
-        paid = [
-            thing
-            for thing in resources.store.values()
-            if isinstance(thing, PaymentIntent) and thing.status == "succeeded"
-        ]
+        paid = _payments("succeeded")
         parts = ["<p>Local Stripe: no real money moves.</p>"]
         if alert:
             parts.append(f'<p role="alert">{html.escape(alert)}</p>')
         parts.append(self._deliveries())
+        parts += [_debit(intent) for intent in reversed(_payments("processing"))]
         parts += [self._payment(intent) for intent in reversed(paid[-_SHOWN:])]
         if not paid:
             parts.append("<p>Nothing was paid yet.</p>")
@@ -107,7 +108,6 @@ class Dashboard:
             for thing in resources.store.values()
             if isinstance(thing, Dispute) and thing.payment_intent == intent.id
         ]
-        about = html.escape(str(intent.description or intent.id))
         amount = (
             '<label>Amount (all, where empty) <input name="amount" inputmode="decimal"></label>'
         )
@@ -121,7 +121,7 @@ class Dashboard:
             )
         )
         return (
-            f"<section><h2>{about}: {_money(intent)}</h2><p>{intent.id}</p>"
+            f"<section>{_heading(intent)}"
             + _form(_hidden("id", intent.id) + amount + buttons)
             + "".join(self._refund(refund) for refund in refunds)
             + "".join(self._dispute(dispute) for dispute in disputes)
@@ -136,6 +136,24 @@ class Dashboard:
         closed = dispute.status in ("won", "lost", "warning_closed")
         steps = _INQUIRY_STEPS if dispute.status.startswith("warning_") else _DISPUTE_STEPS
         return _story("Dispute", dispute, "move_dispute", {} if closed else steps)
+
+
+def _payments(status: str) -> list[PaymentIntent]:
+    return [
+        thing
+        for thing in resources.store.values()
+        if isinstance(thing, PaymentIntent) and thing.status == status
+    ]
+
+
+def _heading(intent: PaymentIntent) -> str:
+    about = html.escape(str(intent.description or intent.id))
+    return f"<h2>{about}: {_money(intent)}</h2><p>{intent.id}</p>"
+
+
+def _debit(intent: PaymentIntent) -> str:
+    button = _hidden("id", intent.id) + _button("settle", "The bank answers now")
+    return f"<section>{_heading(intent)}<p>A debit is under way.</p>{_form(button)}</section>"
 
 
 def _story(title: str, thing: Any, action: str, steps: dict[str, str]) -> str:

@@ -189,6 +189,17 @@ class Engine:
             if session is not None:
                 self.emit("checkout.session.async_payment_failed", session)
 
+    def settle_now(self, intent_id: str) -> PaymentIntent:
+        """Let the bank of a debit that is under way answer now."""
+        intent: PaymentIntent = PaymentIntent._api_retrieve(intent_id)
+        if intent.status != "processing":
+            raise refusal(f"There is no debit under way: the payment has {intent.status}.")
+        timer = self._timers.pop(intent.id, None)
+        if timer is not None:
+            timer.cancel()
+        self._settle(intent)
+        return intent
+
     def cancel_intent(self, intent: PaymentIntent, reason: str | None = None) -> None:
         """Cancel a PaymentIntent that was not paid."""
         if intent.status in ("succeeded", "canceled", "processing"):

@@ -1,5 +1,8 @@
 -- credits.begin_job_run: a job begins, and says so before it does anything.
 --
+-- A run that never said that it ended, since its connection or the server went away, is closed here
+-- an hour after it began. One that lives all the same takes that back with its next batch.
+--
 -- Raises: MC004 not_found for a job that is not in credits.jobs.
 CREATE OR REPLACE FUNCTION credits.begin_job_run(p_job text)
 RETURNS uuid
@@ -7,12 +10,16 @@ LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_id CONSTANT uuid := credits._new_id();
+    v_id     CONSTANT uuid := credits._new_id();
+    v_now    CONSTANT timestamptz := clock_timestamp();
+    v_before CONSTANT timestamptz := credits._utc_add(v_now, '-1 hour');
 BEGIN
     IF NOT EXISTS (SELECT 1 FROM credits.jobs WHERE job = p_job) THEN
         PERFORM credits._refuse_missing('job');
     END IF;
-    INSERT INTO credits.job_runs (id, job, started_at) VALUES (v_id, p_job, clock_timestamp());
+    UPDATE credits.job_runs SET ended_at = v_now, error = 'cut off: it never said that it ended'
+    WHERE job = p_job AND started_at < v_before AND ended_at IS NULL;
+    INSERT INTO credits.job_runs (id, job, started_at) VALUES (v_id, p_job, v_now);
     RETURN v_id;
 END
 $$;

@@ -20,8 +20,6 @@ AS $$
 DECLARE
     v_balance credits.balances;
     v_move    credits.move;
-    v_debited bigint;
-    v_left    bigint;
 BEGIN
     PERFORM credits._require_amount(p_amount);
     PERFORM credits._require_texts(p_app_id, p_description, p_metadata);
@@ -36,29 +34,7 @@ BEGIN
     END IF;
 
     IF p_transaction_id IS NOT NULL THEN
-        SELECT -amount INTO v_debited FROM credits.transactions
-        WHERE id = p_transaction_id AND user_id = p_user_id AND type = 'usage';
-        IF NOT found THEN
-            PERFORM credits._refuse_missing('transaction');
-        END IF;
-        SELECT v_debited - coalesce(
-            (
-                SELECT refunded FROM credits.debit_refunds
-                WHERE user_id = p_user_id AND debit_id = p_transaction_id
-            ), 0
-        ) INTO v_left;
-        IF p_amount > v_left THEN
-            RAISE EXCEPTION 'refunds would exceed the debit: % credits are left of it', v_left USING
-                ERRCODE = 'MC001',
-                DETAIL = json_build_object(
-                    'field', 'amount',
-                    'message', format('must be at most %s, which is what is left of the debit', v_left),
-                    'left', v_left
-                );
-        END IF;
-        INSERT INTO credits.debit_refunds AS r (user_id, debit_id, debited, refunded)
-        VALUES (p_user_id, p_transaction_id, v_debited, p_amount)
-        ON CONFLICT (user_id, debit_id) DO UPDATE SET refunded = r.refunded + excluded.refunded;
+        PERFORM credits._refund_debit(p_user_id, p_transaction_id, p_amount);
     END IF;
 
     RETURN credits._record_move(

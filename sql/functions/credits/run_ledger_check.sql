@@ -1,4 +1,5 @@
--- credits.run_ledger_check: the job that checks the money rules and keeps what it found.
+-- credits.run_ledger_check: the job that checks the money rules and keeps what it found, and then adds
+-- up the days that are over.
 CREATE OR REPLACE PROCEDURE credits.run_ledger_check()
 LANGUAGE plpgsql
 AS $$
@@ -22,9 +23,14 @@ BEGIN
     EXCEPTION WHEN OTHERS OR assert_failure THEN
         v_error := sqlstate || ' ' || sqlerrm;
     END;
+    BEGIN
+        PERFORM credits._count_days(clock_timestamp());
+    EXCEPTION WHEN OTHERS OR assert_failure THEN
+        v_error := coalesce(v_error, sqlstate || ' ' || sqlerrm);
+    END;
     PERFORM credits.update_job_run(v_run, v_did, v_error, p_ended => true);
     COMMIT;
 END
 $$;
 COMMENT ON PROCEDURE credits.run_ledger_check() IS
-'Job ledger-check: runs check_ledger over the whole database and records how many violations it found, and the first hundred';
+'Job ledger-check: runs check_ledger over the whole database and records how many violations it found, and the first hundred; then brings daily_totals up to date';

@@ -3,55 +3,116 @@
 const JSON_TYPE = "application/json";
 const METHODS = ["get", "post", "delete", "put", "patch"];
 
-/** An element; `properties` are set as they are, strings among `children` become text. */
+/**
+ * Parts of the document. Its own schema is OpenAPI's, which is too wide to be of use here.
+ *
+ * @typedef {any} Schema
+ * @typedef {any} Operation
+ * @typedef {Node | string} Child
+ * @typedef {Child[]} Cell
+ */
+
+/**
+ * An element; `properties` are set as they are, strings among `children` become text.
+ *
+ * @template {keyof HTMLElementTagNameMap} K
+ * @param {K} name
+ * @param {Record<string, any>} [properties]
+ * @param {...(Child | null | undefined)} children
+ * @returns {HTMLElementTagNameMap[K]}
+ */
 function make(name, properties = {}, ...children) {
   const element = document.createElement(name);
   for (const [key, value] of Object.entries(properties)) {
-    if (key in element) element[key] = value;
+    if (key in element) Reflect.set(element, key, value);
     else element.setAttribute(key, value);
   }
   element.append(...children.filter((child) => child !== null && child !== undefined));
   return element;
 }
 
-/** Text in which `words` between backticks are code. */
+/**
+ * An element of the page.
+ *
+ * @template {HTMLElement} T
+ * @param {string} id
+ * @param {new () => T} type
+ * @returns {T}
+ */
+function find(id, type) {
+  const found = document.getElementById(id);
+  if (!(found instanceof type)) throw new Error(`The page has no ${id}`);
+  return found;
+}
+
+/**
+ * Text in which `words` between backticks are code.
+ *
+ * @param {string} text
+ * @returns {Cell}
+ */
 function prose(text) {
   return text.split("`").map((part, index) => (index % 2 ? make("code", {}, part) : part));
 }
 
 class Reader {
+  /** @param {any} api the document */
   constructor(api) {
     this.api = api;
   }
 
+  /**
+   * What a schema or a header is, in which a reference may stand.
+   *
+   * @param {Schema} value
+   * @returns {Schema}
+   */
   resolve(value) {
     if (!value?.$ref) return value;
     const { $ref, ...beside } = value;
-    const found = $ref.slice(2).split("/").reduce((at, key) => at[key], this.api);
+    let found = this.api;
+    for (const key of $ref.slice(2).split("/")) found = found[key];
     return { ...found, ...beside, properties: merge(found.properties, beside.properties) };
   }
 
-  /** Every operation, in the order of the tags. */
+  /**
+   * Every operation, in the order of the tags.
+   *
+   * @returns {{ tag: { name: string, description: string }, operations: Operation[] }[]}
+   */
   operations() {
-    const all = Object.entries(this.api.paths).flatMap(([path, item]) =>
+    /** @type {[string, any][]} */
+    const paths = Object.entries(this.api.paths);
+    const all = paths.flatMap(([path, item]) =>
       METHODS.filter((method) => item[method]).map((method) => ({ path, method, ...item[method] })),
     );
-    return this.api.tags.map((tag) => ({
+    return this.api.tags.map((/** @type {any} */ tag) => ({
       tag,
       operations: all.filter((operation) => operation.tags.includes(tag.name)),
     }));
   }
 
+  /**
+   * Who may call.
+   *
+   * @param {Operation} operation
+   */
   auth(operation) {
     const [needed] = operation.security ?? [];
-    return needed ? Object.keys(needed)[0] : "public";
+    return Object.keys(needed ?? {})[0] ?? "public";
   }
 
-  /** What a value is, in a few words. */
+  /**
+   * What a value is, in a few words.
+   *
+   * @param {Schema} schema
+   * @returns {string}
+   */
   type(schema) {
     const it = this.resolve(schema);
     if (it.const !== undefined) return JSON.stringify(it.const);
-    if (it.enum) return it.enum.map((value) => JSON.stringify(value)).join(" | ");
+    if (it.enum) return it.enum.map((/** @type {any} */ one) => JSON.stringify(one)).join(" | ");
+    /** @type {Schema[] | undefined} */
     const choices = it.type ? undefined : (it.anyOf ?? it.oneOf);
     if (choices) return [...new Set(choices.map((choice) => this.type(choice)))].join(" | ");
     if (it.type === "array") return `list of ${this.type(it.items)}`;
@@ -61,7 +122,12 @@ class Reader {
     return it.format ? `${it.type} (${it.format})` : (it.type ?? "any");
   }
 
-  /** The rules that hold for a value, as words. */
+  /**
+   * The rules that hold for a value, as words.
+   *
+   * @param {Schema} schema
+   * @returns {string[]}
+   */
   rules(schema) {
     const it = this.resolve(schema);
     const said = [];
@@ -80,10 +146,18 @@ class Reader {
     return said;
   }
 
-  /** The fields of an object and of the objects in it, by their path. */
+  /**
+   * The fields of an object and of the objects in it, by their path.
+   *
+   * @param {Schema} schema
+   * @param {string} [before]
+   * @param {number} [depth]
+   * @returns {{ path: string, inner: Schema, required: boolean }[]}
+   */
   fields(schema, before = "", depth = 0) {
     const it = this.resolve(schema);
-    if (it.type === "array") return this.fields(it.items, `${before}[].`.replace(".[]", "[]"), depth);
+    if (it.type === "array")
+      return this.fields(it.items, `${before}[].`.replace(".[]", "[]"), depth);
     if (it.type !== "object" || depth > 4) return [];
     return Object.entries(it.properties ?? {}).flatMap(([name, inner]) => {
       const path = before + name;
@@ -92,11 +166,13 @@ class Reader {
     });
   }
 
+  /** @param {Operation} operation */
   curl(operation) {
     const base = this.api.servers?.[0]?.url ?? "";
-    const path = operation.path.replace(/\{(\w+)\}/g, (_all, name) => name.toUpperCase());
+    const path = String(operation.path).replace(/\{(\w+)\}/g, (_all, name) => name.toUpperCase());
     const lines = [`curl ${quoted(base + path)}`];
-    if (operation.method !== "get") lines[0] = `curl -X ${operation.method.toUpperCase()} ${quoted(base + path)}`;
+    if (operation.method !== "get")
+      lines[0] = `curl -X ${operation.method.toUpperCase()} ${quoted(base + path)}`;
     const scheme = this.api.components.securitySchemes[this.auth(operation)];
     if (scheme?.type === "http") lines.push('-H "Authorization: Bearer $TOKEN"');
     if (scheme?.type === "apiKey") lines.push(`-H "${scheme.name}: $KEY"`);
@@ -109,6 +185,10 @@ class Reader {
   }
 }
 
+/**
+ * @param {Record<string, Schema> | undefined} one
+ * @param {Record<string, Schema> | undefined} other
+ */
 function merge(one, other) {
   if (!one || !other) return one ?? other;
   const both = { ...one };
@@ -116,13 +196,26 @@ function merge(one, other) {
   return both;
 }
 
+/** @param {string} text */
 function quoted(text) {
   return `'${text.replaceAll("'", `'\\''`)}'`;
 }
 
+/**
+ * A table; a last column that is empty is left out.
+ *
+ * @param {string[]} heads
+ * @param {Cell[][]} rows
+ * @param {string} [caption]
+ * @returns {HTMLElement}
+ */
 function table(heads, rows, caption) {
-  if (heads.length > 2 && rows.every((cells) => !cells.at(-1).length)) {
-    return table(heads.slice(0, -1), rows.map((cells) => cells.slice(0, -1)), caption);
+  if (heads.length > 2 && rows.every((cells) => !cells.at(-1)?.length)) {
+    return table(
+      heads.slice(0, -1),
+      rows.map((cells) => cells.slice(0, -1)),
+      caption,
+    );
   }
   return make(
     "div",
@@ -141,9 +234,16 @@ function table(heads, rows, caption) {
   );
 }
 
-/** `word` is said beside the name: what must be sent, or what may be missing. */
+/**
+ * @param {Reader} reader
+ * @param {string} name
+ * @param {Schema} schema
+ * @param {string} word said beside the name: what must be sent, or what may be missing
+ * @param {string} [extra]
+ * @returns {Cell[]}
+ */
 function fieldRow(reader, name, schema, word, extra) {
-  const said = [extra, ...reader.rules(schema)].filter(Boolean);
+  const said = [extra ?? "", ...reader.rules(schema)].filter(Boolean);
   const mark = word ? [" ", make("span", { className: "mark" }, word)] : [];
   return [
     [make("code", {}, name), ...mark],
@@ -152,6 +252,11 @@ function fieldRow(reader, name, schema, word, extra) {
   ];
 }
 
+/**
+ * @param {string} text
+ * @param {string} label
+ * @returns {HTMLElement[]}
+ */
 function code(text, label) {
   const block = make("pre", { tabIndex: 0, role: "region", "aria-label": label }, text);
   if (!navigator.clipboard) return [block];
@@ -163,15 +268,25 @@ function code(text, label) {
   return [block, button];
 }
 
+/**
+ * @param {Reader} reader
+ * @param {Schema} schema
+ * @param {unknown} example
+ * @param {string} label
+ * @param {(required: boolean) => string} mark
+ * @returns {HTMLElement[]}
+ */
 function bodyParts(reader, schema, example, label, mark) {
   const it = reader.resolve(schema);
+  /** @type {Schema[]} */
   const choices = it.type ? [schema] : (it.oneOf ?? [schema]);
   const parts = choices.flatMap((choice) => {
     const told = reader.resolve(choice);
     const rows = reader
       .fields(choice)
       .map(({ path, inner, required }) => fieldRow(reader, path, inner, mark(required)));
-    const caption = told.type === "array" ? reader.resolve(told.items).description : told.description;
+    const caption =
+      told.type === "array" ? reader.resolve(told.items).description : told.description;
     if (!rows.length) return [make("p", {}, ...prose(caption ?? reader.type(choice)))];
     return [table(["Field", "Type", "What it is"], rows, caption)];
   });
@@ -179,9 +294,17 @@ function bodyParts(reader, schema, example, label, mark) {
   return parts;
 }
 
+/**
+ * @param {Reader} reader
+ * @param {Operation} operation
+ */
 function showOperation(reader, operation) {
   const auth = reader.auth(operation);
   const inside = make("div", { className: "inside" });
+  /**
+   * @param {string} title
+   * @param {...Child} parts
+   */
   const add = (title, ...parts) => inside.append(make("h3", {}, title), ...parts);
 
   if (operation.description) {
@@ -192,7 +315,7 @@ function showOperation(reader, operation) {
       "Parameters",
       table(
         ["Name", "Type", "What it is"],
-        operation.parameters.map((parameter) =>
+        operation.parameters.map((/** @type {any} */ parameter) =>
           fieldRow(
             reader,
             parameter.name,
@@ -207,11 +330,20 @@ function showOperation(reader, operation) {
   const body = operation.requestBody?.content[JSON_TYPE];
   if (body) {
     const title = operation.requestBody.required ? "Body" : "Body (may be left out)";
-    add(title, ...bodyParts(reader, body.schema, body.example, "Example of a body", (must) => (must ? "required" : "")));
+    add(
+      title,
+      ...bodyParts(reader, body.schema, body.example, "Example of a body", (must) =>
+        must ? "required" : "",
+      ),
+    );
   }
+  /** @type {Cell[][]} */
   const refusals = [];
-  for (const [status, response] of Object.entries(operation.responses)) {
+  /** @type {[string, any][]} */
+  const responses = Object.entries(operation.responses);
+  for (const [status, response] of responses) {
     const content = response.content?.[JSON_TYPE];
+    /** @type {string[] | undefined} */
     const codes = content?.schema.properties?.error?.enum;
     if (codes) {
       const lines = response.description.split("\n");
@@ -222,8 +354,15 @@ function showOperation(reader, operation) {
       continue;
     }
     const parts = content
-      ? bodyParts(reader, content.schema, content.example, `Example of an answer ${status}`, (must) => (must ? "" : "not always"))
+      ? bodyParts(
+          reader,
+          content.schema,
+          content.example,
+          `Example of an answer ${status}`,
+          (must) => (must ? "" : "not always"),
+        )
       : [make("p", {}, Object.keys(response.content ?? {})[0] ?? "No body.")];
+    /** @type {Cell[][]} */
     const heads = Object.entries(response.headers ?? {}).map(([name, header]) => [
       [make("code", {}, name)],
       [make("code", {}, reader.type(reader.resolve(header).schema))],
@@ -254,22 +393,24 @@ function showOperation(reader, operation) {
 
 function openNamed() {
   const named = document.getElementById(decodeURIComponent(location.hash.slice(1)));
-  if (named?.tagName !== "DETAILS") return;
+  if (!(named instanceof HTMLDetailsElement)) return;
   named.open = true;
   named.scrollIntoView();
 }
 
+/** @param {any} api the document */
 function show(api) {
   const reader = new Reader(api);
-  const query = document.getElementById("query");
-  const auth = document.getElementById("auth");
-  const count = document.getElementById("count");
-  const toggle = document.getElementById("toggle");
-  document.getElementById("version").textContent = api.info.version;
+  const query = find("query", HTMLInputElement);
+  const auth = find("auth", HTMLSelectElement);
+  const count = find("count", HTMLElement);
+  const toggle = find("toggle", HTMLElement);
+  find("version", HTMLElement).textContent = api.info.version;
+  /** @type {string[]} */
   const about = api.info.description.trim().split("\n\n");
-  document
-    .getElementById("about")
-    .append(...about.map((text) => make("p", {}, ...prose(text.replaceAll("\n", " ")))));
+  find("about", HTMLElement).append(
+    ...about.map((text) => make("p", {}, ...prose(text.replaceAll("\n", " ")))),
+  );
 
   const sections = reader.operations().map(({ tag, operations }) => {
     const shown = operations.map((operation) => showOperation(reader, operation));
@@ -282,8 +423,8 @@ function show(api) {
     );
     const link = make("a", { href: `#group-${tag.name}` }, tag.name);
     const entry = make("li", {}, link);
-    document.getElementById("groups").append(entry);
-    document.getElementById("operations").append(section);
+    find("groups", HTMLElement).append(entry);
+    find("operations", HTMLElement).append(section);
     return { section, entry, shown };
   });
   const all = sections.flatMap(({ shown }) => shown);
@@ -298,7 +439,8 @@ function show(api) {
       let here = 0;
       for (const one of shown) {
         const fits =
-          (!auth.value || one.auth === auth.value) && wanted.every((word) => one.words.includes(word));
+          (!auth.value || one.auth === auth.value) &&
+          wanted.every((word) => one.words.includes(word));
         one.details.hidden = !fits;
         here += fits ? 1 : 0;
       }
@@ -310,7 +452,7 @@ function show(api) {
 
   query.addEventListener("input", filter);
   auth.addEventListener("change", filter);
-  document.getElementById("find").addEventListener("submit", (event) => event.preventDefault());
+  find("find", HTMLElement).addEventListener("submit", (event) => event.preventDefault());
   toggle.addEventListener("click", () => {
     const open = toggle.getAttribute("aria-pressed") !== "true";
     toggle.setAttribute("aria-pressed", String(open));
@@ -319,7 +461,11 @@ function show(api) {
   });
   for (const { details } of all) {
     details.addEventListener("toggle", () => {
-      if (details.open && location.hash !== `#${details.id}` && details.contains(document.activeElement)) {
+      if (
+        details.open &&
+        location.hash !== `#${details.id}` &&
+        details.contains(document.activeElement)
+      ) {
         history.replaceState(null, "", `#${details.id}`);
       }
     });
@@ -334,5 +480,6 @@ try {
   if (!answer.ok) throw new Error(`openapi.json: ${answer.status}`);
   show(await answer.json());
 } catch (error) {
-  document.getElementById("count").textContent = `The document cannot be shown: ${error.message}`;
+  const message = error instanceof Error ? error.message : String(error);
+  find("count", HTMLElement).textContent = `The document cannot be shown: ${message}`;
 }
