@@ -7,6 +7,7 @@ from uuid import UUID
 import msgspec
 from aiohttp import web
 
+from service.api.admin import ActionKind
 from service.api.credits import PurchaseStatus, TransactionType
 from service.api.gifts import GiftStatus, GiftType
 from service.api.sync import Interval
@@ -216,6 +217,29 @@ class ExportedKeyedCall(Answer):
     created_at: Timestamp
 
 
+class ExportedAction(Answer):
+    """What an administrator did to the user, and why."""
+
+    id: UUID
+    action: Annotated[str, one_of(ActionKind)]
+    reason: str | None
+    amount: int | None
+    debit_id: UUID | None
+    transaction_id: UUID | None
+    created_at: Timestamp
+
+
+class ExportedActionAsAdmin(Answer):
+    """What the user did as an administrator; to whom and why is the other's."""
+
+    id: UUID
+    admin_name: str | None
+    action: Annotated[str, one_of(ActionKind)]
+    amount: int | None
+    idempotency_key: str | None
+    created_at: Timestamp
+
+
 class UserExport(Answer):
     """Everything that is stored about a user; for a user never seen the same, empty."""
 
@@ -236,6 +260,8 @@ class UserExport(Answer):
     gifts_addressed: list[ExportedAddressedGift]
     notices: list[ExportedNotice]
     keyed_calls: list[ExportedKeyedCall]
+    admin_actions: list[ExportedAction]
+    actions_as_admin: list[ExportedActionAsAdmin]
 
 
 class UserErased(Answer):

@@ -115,10 +115,12 @@ GRANT SELECT ON gifts.masked_gift_codes, gifts.gift_redemptions TO mana_credits_
 -- The ledger is append-only for its owner as well; a trigger says so to a superuser, too. What erasing
 -- a user clears is all that could be written, and two triggers let nothing but that through.
 REVOKE UPDATE, DELETE, TRUNCATE ON credits.transactions FROM mana_credits_owner;
-GRANT UPDATE (user_id, description, metadata, idempotency_key)
+GRANT UPDATE (user_id, app_id, description, metadata, idempotency_key)
 ON credits.transactions TO mana_credits_owner;
 -- And so is what administrators did.
 REVOKE UPDATE, DELETE, TRUNCATE ON credits.admin_actions FROM mana_credits_owner;
+GRANT UPDATE (user_id, admin_id, admin_name, reason, details)
+ON credits.admin_actions TO mana_credits_owner;
 
 -- Types are named by whoever calls a function.
 GRANT USAGE ON TYPE

@@ -1,4 +1,5 @@
--- What erasing a user needs: a type for what he forfeits, who was erased, and gifts without a target.
+-- What erasing a user needs: a type for what he forfeits, who was erased, gifts without a target, and
+-- what an administrator did, found by him. And two comments that are not true any more.
 --
 -- The checks that are made anew let through all that the old ones did, so that validating them finds
 -- nothing; a lock for as long as that takes is what it costs.
@@ -68,5 +69,18 @@ CREATE INDEX gift_codes_final_target ON gifts.gift_codes (target_email)
 WHERE status <> 'active' AND target_email IS NOT NULL;
 COMMENT ON COLUMN gifts.gift_codes.target_email IS 'For personalized gifts: whose, in lower case; null once the gift is over and its target or creator was erased';
 COMMENT ON COLUMN gifts.gift_codes.forget_target IS 'Whoever it is for was erased: target_email is cleared when the gift is over, until when its credits depend on it';
+
+CREATE INDEX admin_actions_admin ON credits.admin_actions (admin_id);
+COMMENT ON TABLE credits.admin_actions IS
+'What administrators did to users, each written in the transaction that did it; append-only like the ledger, and changed like it by erasing a user alone';
+COMMENT ON COLUMN credits.admin_actions.admin_id IS 'Who did it: the user id in the administrator''s token, or for a call in psql the login; his pseudonym once he was erased';
+COMMENT ON COLUMN credits.admin_actions.admin_name IS 'The name in the token, cleaned as a gift''s creator_name is; null once he was erased';
+COMMENT ON COLUMN credits.admin_actions.reason IS 'Why, in the administrator''s words; the user sees it in an export of his data alone. The word erased once the user was';
+COMMENT ON COLUMN credits.admin_actions.details IS 'Facts: amount, for a refund debitId and whether all that was left was asked for (rest), the idempotencyKey until one of the two was erased';
+COMMENT ON COLUMN credits.transactions.app_id IS 'The app it was for; sync for Cloud Sync, system where there is none, erased where it was no app''s name and the user was erased';
+
+COMMENT ON COLUMN credits.job_runs.ended_at IS 'When it ended; null while it runs. One that never said that it ended is closed when the same job begins an hour later or after';
+COMMENT ON TABLE credits.rate_limits IS
+'Turns that were taken lately. Unlogged: after a crash everybody begins anew, and no standby has it; a dump has it unless told otherwise';
 
 RESET ROLE;

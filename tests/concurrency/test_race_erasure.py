@@ -36,6 +36,7 @@ from tests.support.races import (
 ERASE = "SELECT * FROM credits.erase_user($1)"
 USE = "SELECT * FROM credits.use_credits($1, $2, 'chat', 'a debit')"
 GRANT = "SELECT * FROM credits.grant_credits($1, $2, 'test', $3)"
+GRANT_AS_ADMIN = "SELECT * FROM credits.grant_as_admin($1, $2, 'why', $3)"
 REDEEM = "SELECT * FROM gifts.redeem_gift($1, $2)"
 CANCEL = "SELECT * FROM gifts.cancel_gift($1, $2)"
 COMMIT = "SELECT * FROM credits.commit_reservation($1)"
@@ -404,6 +405,47 @@ async def test_the_first_subscription_of_a_user_who_is_erased(
     assert row["user_id"] == "ann"
 
 
+async def test_two_administrators_who_did_something_to_each_other(
+    database: Clone, admin: Connection
+) -> None:
+    """Both are erased at once, and each has rows of the other's."""
+    for user, who in (("ann", "bob"), ("bob", "ann"), ("ann", "bob")):
+        await admin.fetchrow(GRANT_AS_ADMIN, user, 5, who)
+    async with connections(database, 2) as (first, second):
+        erased = await in_turn(
+            admin, first, first.fetchrow(ERASE, "ann"), second, second.fetchrow(ERASE, "bob")
+        )
+    assert erased["forfeited_credits"] == 5
+    for user in ("ann", "bob"):
+        assert await mentions(admin, user) == []
+    rows = await admin.fetch("SELECT user_id, admin_id FROM credits.admin_actions")
+    names = {row["user_id"] for row in await admin.fetch("SELECT user_id FROM credits.erasures")}
+    assert all({row["user_id"], row["admin_id"]} == names for row in rows)
+    await require_sound(admin)
+
+
+@pytest.mark.parametrize("order", ["erase first", "grant first"])
+async def test_what_an_administrator_grants_meanwhile(
+    database: Clone, admin: Connection, order: str
+) -> None:
+    await admin.execute(GRANT, "ann", 10, "start")
+    async with connections(database, 2) as (first, second):
+        erasing = (first if order == "erase first" else second).fetchrow(ERASE, "ann")
+        granting = (second if order == "erase first" else first).fetchrow(
+            GRANT_AS_ADMIN, "ann", 5, "root"
+        )
+        both = (erasing, granting) if order == "erase first" else (granting, erasing)
+        await in_turn(admin, first, both[0], second, both[1])
+    row = await admin.fetchrow("SELECT * FROM credits.erasures")
+    (action,) = await admin.fetch("SELECT user_id, reason FROM credits.admin_actions")
+    assert row is not None
+    if order == "erase first":
+        assert (row["forfeited_credits"], *action) == (10, "ann", "why")
+    else:
+        assert (row["forfeited_credits"], *action) == (15, row["user_id"], "erased")
+    await require_sound(admin)
+
+
 # Everybody at once
 
 ERASER = "credits.erase_user"
@@ -433,6 +475,21 @@ class Tolerant(Caller):
 async def erase_somebody(caller: Caller) -> None:
     """One of the users goes, and may come back with the next call."""
     await caller.repeat(ERASER, {"user_id": caller.user(), "id": uuid4()})
+
+
+async def act_as_admin(caller: Caller) -> None:
+    """One user does something to another, or to himself, as an administrator."""
+    arguments = {
+        "user_id": caller.user(),
+        "admin_id": caller.user(),
+        "admin_name": "Somebody",
+        "reason": "why",
+    }
+    if caller.dice.random() < 0.5:
+        await caller.repeat("credits.gift_sync", arguments)
+    else:
+        more = {"amount": caller.amount(), "id": uuid4(), "idempotency_key": f"{uuid4()}"}
+        await caller.repeat("credits.grant_as_admin", {**arguments, **more})
 
 
 async def find_nothing(caller: Caller) -> None:
@@ -465,7 +522,7 @@ async def test_erasing_among_everything_else_loses_nothing(
         await grant(admin, user, 80)
     # A call that is repeated by its id after its user has gone is not a call that anybody makes.
     operations = [(weight, made) for weight, made in OPERATIONS if made is not again]
-    operations.append((5, erase_somebody))
+    operations += [(5, erase_somebody), (5, act_as_admin)]
     async with connections(database, CALLERS) as logins, superusers(database, JOBS) as owners:
         tables = [(login, operations) for login in logins]
         tables += [(owner, [*JOB_OPERATIONS, (1, find_nothing)]) for owner in owners]

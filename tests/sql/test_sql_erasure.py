@@ -35,6 +35,9 @@ SECRETS = (ANN, "ann.smith@example.org", "annabel", "secret words", "ann-key", "
 """What must be nowhere afterwards, in lower case."""
 PSEUDONYM = re.compile(r"erased-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
+TEXTS = ("Secret words", EMAIL, f"app-of-{ANN}")
+"""What `live` gives as an app and is none."""
+
 USERS_TABLES = {
     "credits.balances",
     "credits.transactions",
@@ -49,6 +52,7 @@ USERS_TABLES = {
     "credits.sync_subscriptions",
     "credits.contacts",
     "credits.notices",
+    "credits.admin_actions",
     "gifts.gift_redemptions",
 }
 """Where `live` lets Ann have a row: a new table with a user in it fails the test until it does."""
@@ -124,6 +128,13 @@ async def live(admin: Connection) -> dict[str, Any]:
         description="Secret words",
         idempotency_key="ann-key-3",
     )
+    # Without a colon the whole reason is the app; as an app it may be an address, or her id.
+    wordy = await call(
+        admin, "credits.reserve_credits", user_id=ANN, amount=3, reason="Secret words"
+    )
+    await call(admin, "credits.commit_reservation", reservation_id=wordy["reservation_id"])
+    for app in (EMAIL, f"app-of-{ANN}"):
+        await debit(admin, ANN, 2, app_id=app)
     held = await call(
         admin,
         "credits.reserve_credits",
@@ -203,6 +214,7 @@ async def live(admin: Connection) -> dict[str, Any]:
             user_id=ANN,
             email=EMAIL,
             idempotency_key=f"ann-key-redeem-{name}",
+            source_app_id=NAME,
         )
         assert redeemed["outcome"] == "success"
     await call(admin, "gifts.redeem_gift", code=gifts["to-bob"]["code"], user_id=ANN)
@@ -215,6 +227,29 @@ async def live(admin: Connection) -> dict[str, Any]:
         "SELECT credits._write_notice($1, 'sync_paused', $2, now())", ANN, {"who": NAME}
     )
     await admin.fetch("SELECT * FROM credits.claim_notices()")
+    # Administrators do something to her, she does something as one, also to herself.
+    for user, who, name in ((ANN, "root", "Rita"), ("bob", ANN, NAME)):
+        await call(
+            admin,
+            "credits.grant_as_admin",
+            user_id=user,
+            amount=6,
+            reason="Secret words" if user == ANN else "Ticket 4711",
+            admin_id=who,
+            admin_name=name,
+            idempotency_key="ann-key-admin",
+        )
+    await call(
+        admin,
+        "credits.refund_as_admin",
+        user_id=ANN,
+        transaction_id=spent["id"],
+        reason="Secret words",
+        admin_id="root",
+        admin_name="Rita",
+        idempotency_key="ann-key-admin-2",
+    )
+    await call(admin, "credits.gift_sync", user_id=ANN, admin_id=ANN, admin_name=NAME)
     # What a ledger check had found with her.
     await admin.execute(
         "INSERT INTO credits.job_runs (id, job, started_at, ended_at, did, error) VALUES"
@@ -304,7 +339,7 @@ async def test_amounts_seq_and_times_stay_and_the_ledger_ends_with_a_forfeiture(
     erased = await erase(admin)
 
     after = await ledger(admin, await pseudonym(admin))
-    kept = "seq id type origin amount balance_before balance_after app_id reference_id created_at"
+    kept = "seq id type origin amount balance_before balance_after reference_id created_at"
     assert [[row[column] for column in kept.split()] for row in after[: len(before)]] == [
         [row[column] for column in kept.split()] for row in before
     ]
@@ -319,7 +354,8 @@ async def test_amounts_seq_and_times_stay_and_the_ledger_ends_with_a_forfeiture(
     assert erased["erased_at"] is not None
     # What the database itself wrote stays: what was bought, taken back and charged.
     for row, old in zip(after, before, strict=False):
-        ours = old["origin"] == "system" and old["type"] != "grant"
+        assert row["app_id"] == ("erased" if old["app_id"] in TEXTS else old["app_id"])
+        ours = old["origin"] == "system" and old["type"] not in ("grant", "refund")
         assert row["description"] == (old["description"] if ours else "")
         assert row["metadata"] == (old["metadata"] if ours else None)
         assert row["idempotency_key"] == (old["idempotency_key"] if ours else None)
@@ -332,6 +368,7 @@ async def test_what_is_open_ends(admin: Connection) -> None:
     name = await pseudonym(admin)
     rows = await admin.fetch("SELECT user_id, status, reason FROM credits.reservations ORDER BY id")
     assert [tuple(row) for row in rows] == [
+        (name, "committed", "erased"),
         (name, "committed", "erased"),
         (name, "refunded", "erased"),
     ]
@@ -484,14 +521,97 @@ async def test_another_user_is_not_touched(admin: Connection) -> None:
     await subscribe(admin, "bob", at=utc("2024-01-31 12:00"))
     before = [
         await admin.fetch(f"SELECT t::text FROM {table} AS t WHERE user_id = 'bob' ORDER BY 1")
-        for table in sorted(USERS_TABLES)
+        for table in sorted(USERS_TABLES - {"credits.admin_actions"})
     ]
     await erase(admin)
     after = [
         await admin.fetch(f"SELECT t::text FROM {table} AS t WHERE user_id = 'bob' ORDER BY 1")
-        for table in sorted(USERS_TABLES)
+        for table in sorted(USERS_TABLES - {"credits.admin_actions"})
     ]
     assert after == before
+
+
+async def test_what_administrators_did_stays(admin: Connection) -> None:
+    await live(admin)
+    before = await admin.fetch("SELECT * FROM credits.admin_actions ORDER BY id")
+    await erase(admin)
+    name = await pseudonym(admin)
+    after = await admin.fetch("SELECT * FROM credits.admin_actions ORDER BY id")
+
+    kept = ("id", "action", "transaction_id", "created_at")
+    assert [[row[column] for column in kept] for row in after] == [
+        [row[column] for column in kept] for row in before
+    ]
+    debit_id = before[2]["details"]["debitId"]
+    changed = ("user_id", "admin_id", "admin_name", "reason", "details")
+    assert [tuple(row[column] for column in changed) for row in after] == [
+        (name, "root", "Rita", "erased", {"amount": 6}),
+        # What she did for others is theirs: only who did it is gone.
+        ("bob", name, None, "Ticket 4711", {"amount": 6}),
+        (name, "root", "Rita", "erased", {"amount": 6, "debitId": debit_id, "rest": True}),
+        (name, name, None, None, {}),
+    ]
+
+
+async def test_an_administrator_who_has_nothing_is_erased_as_well(admin: Connection) -> None:
+    await call(admin, "credits.grant_as_admin", user_id="bob", amount=1, reason="Why", admin_id=ANN)
+    assert not await admin.fetchval("SELECT count(*) FROM credits.balances WHERE user_id = $1", ANN)
+
+    assert (await erase(admin))["erased_at"] is not None
+
+    assert all(ANN not in text for text in (await texts(admin)).values())
+    assert await admin.fetchval("SELECT admin_id FROM credits.admin_actions") == await pseudonym(
+        admin
+    )
+    assert tuple((await erase(admin)).values()) == (0, 0, 0, 0, None)
+
+
+async def test_users_are_erased_one_after_the_other_with_what_they_did_to_each_other(
+    admin: Connection,
+) -> None:
+    for user, who in ((ANN, "bob"), ("bob", ANN)):
+        await call(
+            admin, "credits.grant_as_admin", user_id=user, amount=1, reason="Why", admin_id=who
+        )
+    for user in (ANN, "bob"):
+        await erase(admin, user)
+    rows = await admin.fetch("SELECT user_id, admin_id, reason FROM credits.admin_actions")
+    pseudonyms = {row["user_id"] for row in await admin.fetch("SELECT * FROM credits.erasures")}
+    assert len(rows) == 2
+    for row in rows:
+        assert {row["user_id"], row["admin_id"]} == pseudonyms
+        assert row["reason"] == "erased"
+
+
+@pytest.mark.parametrize(
+    ("app", "kept"),
+    [
+        ("chat", "chat"),
+        ("Chat-2.old_one", "Chat-2.old_one"),
+        ("dear diary", "erased"),
+        (EMAIL, "erased"),
+        ("größe", "erased"),
+        (f"x-{ANN.upper()}", "erased"),
+        ("x" * 65, "erased"),
+        (None, None),
+    ],
+)
+async def test_an_app_is_a_name_or_no_app(
+    admin: Connection, app: str | None, kept: str | None
+) -> None:
+    assert await admin.fetchval("SELECT credits._erased_app($1, $2)", app, ANN) == kept
+
+
+async def test_apps_that_were_texts_become_one(admin: Connection) -> None:
+    await grant(admin, ANN, 100)
+    for app, amount in (("dear diary", 1), ("dear me", 2), ("erased", 4), ("chat", 8)):
+        await debit(admin, ANN, amount, app_id=app)
+    await erase(admin)
+    rows = await admin.fetch(
+        "SELECT app_id, credits_used, operations FROM credits.usage_stats ORDER BY app_id"
+    )
+    assert [tuple(row) for row in rows] == [("chat", 8, 1), ("erased", 7, 3)]
+    assert await admin.fetch("SELECT * FROM credits.check_ledger()") == []
 
 
 # What comes late
@@ -755,12 +875,120 @@ async def test_the_same_way_with_nothing_else_changed_is_open(admin: Connection)
     )
 
 
+ACTIONS = {
+    "user_id": "user_id = 'erased-00000000-0000-4000-8000-000000000000'",
+    "admin_id": "admin_id = 'erased-00000000-0000-4000-8000-000000000000'",
+}
+
+
+def replaced_by(change: str) -> tuple[str, str]:
+    """The function that may change what administrators did, made anew, and its call."""
+    return (
+        "CREATE OR REPLACE FUNCTION credits._erase_actions(p_user_id text, p_pseudonym text)"
+        " RETURNS void LANGUAGE plpgsql AS"
+        f" $f$ BEGIN UPDATE credits.admin_actions SET {change}; END $f$",
+        f"SELECT credits._erase_actions('{ANN}', 'x')",
+    )
+
+
+async def act(admin: Connection) -> None:
+    """An administrator grants something."""
+    await call(
+        admin,
+        "credits.grant_as_admin",
+        user_id=ANN,
+        amount=5,
+        reason="Why",
+        admin_id="root",
+        admin_name="Rita",
+        idempotency_key="k",
+    )
+
+
+@pytest.mark.parametrize("role", ["postgres", "mana_credits_owner"])
 @pytest.mark.parametrize(
-    "statement", ["DELETE FROM credits.transactions", "TRUNCATE credits.transactions"]
+    "change", [*ACTIONS.values(), "reason = 'erased'", "details = '{}'", "action = 'refund'"]
 )
-async def test_rows_are_still_removed_by_nobody(admin: Connection, statement: str) -> None:
-    await grant(admin, ANN, 5)
-    assert await raised(admin, *OPENED, statement) == "MC014"
+async def test_a_plain_update_of_an_action_is_refused(
+    database: Clone, admin: Connection, role: str, change: str
+) -> None:
+    await act(admin)
+    connection = await connect(database.admin_url, role=role)
+    try:
+        update = f"UPDATE credits.admin_actions SET {change}"
+        owner_may_not = role != "postgres" and change.startswith("action ")
+        refused = "42501" if owner_may_not else "MC014"
+        assert await raised(connection, update) == refused
+        assert await raised(connection, *OPENED, update) == refused
+        block = f"DO $do$ BEGIN EXECUTE $sql$ {update} $sql$; END $do$"
+        assert await raised(connection, *OPENED, block) == refused
+        # The function that may is let in, and then finds no erasure under way.
+        name = ACTIONS["user_id"].split("'")[1]
+        for pseudonym_ in ("bob", name):
+            named = f"SELECT credits._erase_actions('{ANN}', '{pseudonym_}')"
+            assert await raised(connection, named) == "MC014"
+    finally:
+        await connection.close()
+
+
+@pytest.mark.parametrize("goes", [*ACTIONS])
+@pytest.mark.parametrize(
+    "change",
+    [
+        "id = gen_random_uuid(), transaction_id = gen_random_uuid()",
+        "action = 'refund'",
+        "created_at = created_at + interval '1 day'",
+        "reason = 'better'",
+        "admin_name = 'Rolf'",
+        "details = details || '{\"amount\": 6}'",
+        "details = details - 'amount'",
+        "details = '{}'",
+        "goes = 'rolf'",
+        "goes = goes",
+        "other = 'rolf'",
+        "other's text",
+    ],
+)
+async def test_even_the_function_cannot_change_what_an_action_was(
+    admin: Connection, change: str, goes: str
+) -> None:
+    await act(admin)
+    (other,) = set(ACTIONS) - {goes}
+    body = f"{ACTIONS[goes]}, {change.replace('other', other)}"
+    if change == "other's text":
+        # The reason goes with the user alone, and the name with the administrator alone.
+        lost = "admin_name = NULL" if goes == "user_id" else "reason = 'erased'"
+        body = f"{ACTIONS[goes]}, {lost}"
+    elif change.startswith("goes"):
+        body = change.replace("goes", goes)
+    replaced, call_it = replaced_by(body)
+    assert await raised(admin, *OPENED, replaced, call_it) == "MC014"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "{user_id}, reason = 'erased'",
+        "{user_id}, details = details - 'idempotencyKey'",
+        "{admin_id}, admin_name = NULL, details = details - 'idempotencyKey'",
+        "{user_id}, {admin_id}, reason = 'erased', admin_name = NULL",
+    ],
+)
+async def test_what_erasing_changes_in_an_action_is_let_through(
+    admin: Connection, change: str
+) -> None:
+    await act(admin)
+    replaced, call_it = replaced_by(change.format(**ACTIONS))
+    assert await raised(admin, *OPENED, replaced, call_it) is None
+
+
+@pytest.mark.parametrize("table", ["transactions", "admin_actions"])
+@pytest.mark.parametrize("statement", ["DELETE FROM credits.", "TRUNCATE credits."])
+async def test_rows_are_still_removed_by_nobody(
+    admin: Connection, statement: str, table: str
+) -> None:
+    await act(admin)
+    assert await raised(admin, *OPENED, f"{statement}{table}") == "MC014"
 
 
 async def test_the_service_erases_by_the_function_alone(
@@ -769,7 +997,9 @@ async def test_the_service_erases_by_the_function_alone(
     await grant(admin, ANN, 5)
     for statement in (
         f"SELECT credits._erase_ledger('{ANN}', 'x')",
+        f"SELECT credits._erase_actions('{ANN}', 'x')",
         "UPDATE credits.transactions SET description = ''",
+        "UPDATE credits.admin_actions SET reason = 'erased'",
         "INSERT INTO credits.erasures (user_id) VALUES ('x')",
     ):
         assert await raised(service_login, statement) == "42501"
@@ -787,7 +1017,7 @@ async def export(connection: Connection, user_id: str = ANN) -> dict[str, Any]:
 
 
 async def test_the_export_has_everything_that_erasing_clears(admin: Connection) -> None:
-    await live(admin)
+    lived = await live(admin)
     document = await export(admin)
 
     text = json.dumps(document).lower()
@@ -797,8 +1027,8 @@ async def test_the_export_has_everything_that_erasing_clears(admin: Connection) 
     assert {key: len(rows) for key, rows in document.items() if isinstance(rows, list)} == {
         "transactions": len(document["transactions"]),
         "debitRefunds": 1,
-        "usage": 3,
-        "reservations": 2,
+        "usage": 6,
+        "reservations": 3,
         "purchases": 2,
         "stripeEvents": 5,
         "giftsCreated": 3,
@@ -806,7 +1036,28 @@ async def test_the_export_has_everything_that_erasing_clears(admin: Connection) 
         "giftsAddressed": 2,
         "notices": 1,
         "keyedCalls": 3,
+        "adminActions": 3,
+        "actionsAsAdmin": 2,
     }
+    granted, refunded, gifted = document["adminActions"]
+    assert (granted["action"], granted["amount"], granted["reason"]) == (
+        "grant",
+        6,
+        "Secret words",
+    )
+    assert granted["transactionId"] == granted["id"]
+    assert (refunded["action"], refunded["amount"]) == ("refund", 6)
+    assert refunded["debitId"] == str(lived["spent"]["id"])
+    assert (gifted["action"], gifted["amount"], gifted["reason"]) == ("gift_sync", None, None)
+    # Who did it is the administrator's, and whom she did something to, and why, the other's.
+    assert "root" not in text
+    assert "rita" not in text
+    assert "bob" not in json.dumps(document["actionsAsAdmin"])
+    assert "4711" not in text
+    assert [
+        (row["action"], row["adminName"], row["amount"], row["idempotencyKey"])
+        for row in document["actionsAsAdmin"]
+    ] == [("grant", NAME, 6, "ann-key-admin"), ("gift_sync", NAME, None, None)]
     (done,) = [row for row in document["purchases"] if row["status"] == "disputed"]
     assert [row["id"] for row in done["refunds"] + done["disputes"]] == ["re_1", "dp_1"]
     # A code that is money does not travel, unless it is her own.

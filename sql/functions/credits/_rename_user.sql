@@ -21,8 +21,17 @@ BEGIN
     FROM credits.balances AS b
     WHERE b.user_id = p_user_id;
     PERFORM credits._erase_ledger(p_user_id, p_pseudonym);
+    PERFORM credits._erase_actions(p_user_id, p_pseudonym);
     UPDATE credits.debit_refunds SET user_id = p_pseudonym WHERE user_id = p_user_id;
-    UPDATE credits.usage_stats SET user_id = p_pseudonym WHERE user_id = p_user_id;
+    -- Apps that were none become one, and stay what the ledger adds up to.
+    WITH used AS (
+        DELETE FROM credits.usage_stats WHERE user_id = p_user_id
+        RETURNING day, credits._erased_app(app_id, p_user_id) AS app_id, credits_used, operations
+    )
+    INSERT INTO credits.usage_stats (user_id, day, app_id, credits_used, operations)
+    SELECT p_pseudonym, u.day, u.app_id, sum(u.credits_used), sum(u.operations)
+    FROM used AS u
+    GROUP BY u.day, u.app_id;
     UPDATE credits.reservations SET
         user_id = p_pseudonym,
         reason = 'erased',

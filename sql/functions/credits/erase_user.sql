@@ -46,6 +46,7 @@ BEGIN
     IF NOT v_account.has_balance
         AND cardinality(v_account.gift_ids) + cardinality(v_account.event_ids) = 0
         AND NOT EXISTS (SELECT 1 FROM gifts.gift_redemptions WHERE user_id = p_user_id)
+        AND NOT EXISTS (SELECT 1 FROM credits.admin_actions WHERE admin_id = p_user_id)
     THEN
         RETURN v_erasure;
     END IF;
@@ -79,6 +80,9 @@ BEGIN
             );
         END IF;
         PERFORM credits._rename_user(p_user_id, v_pseudonym);
+    ELSE
+        -- An administrator need not have credits.
+        PERFORM credits._erase_actions(p_user_id, v_pseudonym);
     END IF;
     PERFORM gifts._forget_person(p_user_id, v_pseudonym, v_account.gift_ids);
     PERFORM credits._forget_in_logs(p_user_id, v_pseudonym, v_account.event_ids);

@@ -4,8 +4,9 @@
 -- GET /api/v1/internal/users/{userId}/export. STABLE is what makes it one look: all of it is read in
 -- the snapshot of the calling statement. For a user never seen it is the same document, empty.
 --
--- Of others it names no more than he has seen himself: a giver's name and message. Codes of gifts
--- that he could still redeem are not in it: a code is money, and the document travels.
+-- Of others it names no more than he has seen himself: a giver's name and message. An administrator
+-- who did something to him is not named, nor is whom he did something to as one, or why. Codes of
+-- gifts that he could still redeem are not in it: a code is money, and the document travels.
 --
 -- Raises: MC001 invalid_request for what cannot be a user id.
 CREATE OR REPLACE FUNCTION credits.export_user(p_user_id text)
@@ -190,6 +191,26 @@ BEGIN
             ) ORDER BY k.created_at, k.idempotency_key), '[]')
             FROM credits.keyed_calls AS k
             WHERE k.user_id = p_user_id
+        ),
+        'adminActions', (
+            SELECT coalesce(json_agg(json_build_object(
+                'id', a.id, 'action', a.action, 'reason', a.reason,
+                'amount', (a.details ->> 'amount')::bigint,
+                'debitId', a.details ->> 'debitId', 'transactionId', a.transaction_id,
+                'createdAt', credits._wire_time(a.created_at)
+            ) ORDER BY a.id), '[]')
+            FROM credits.admin_actions AS a
+            WHERE a.user_id = p_user_id
+        ),
+        'actionsAsAdmin', (
+            SELECT coalesce(json_agg(json_build_object(
+                'id', a.id, 'adminName', a.admin_name, 'action', a.action,
+                'amount', (a.details ->> 'amount')::bigint,
+                'idempotencyKey', a.details ->> 'idempotencyKey',
+                'createdAt', credits._wire_time(a.created_at)
+            ) ORDER BY a.id), '[]')
+            FROM credits.admin_actions AS a
+            WHERE a.admin_id = p_user_id
         )
     );
 END

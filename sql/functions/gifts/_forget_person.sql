@@ -20,7 +20,10 @@ BEGIN
         target_email = CASE g.status WHEN 'active' THEN g.target_email END,
         forget_target = g.status = 'active'
     WHERE g.id = ANY(p_gift_ids);
-    UPDATE gifts.gift_redemptions SET user_id = p_pseudonym WHERE user_id = p_user_id;
+    UPDATE gifts.gift_redemptions SET
+        user_id = p_pseudonym,
+        source_app_id = credits._erased_app(source_app_id, p_user_id)
+    WHERE user_id = p_user_id;
 END
 $$;
 COMMENT ON FUNCTION gifts._forget_person(text, text, uuid []) IS
