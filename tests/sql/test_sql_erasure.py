@@ -428,6 +428,41 @@ async def test_an_address_goes_when_the_gift_that_needed_it_is_over(
     assert "ann.smith" not in (await texts(admin))["gifts.gift_codes"]
 
 
+async def test_a_giver_who_calls_again_gets_his_gift(admin: Connection) -> None:
+    """For whom it was is forgotten, so that it cannot be compared."""
+    await grant(admin, "bob", 10)
+    arguments: dict[str, Any] = {
+        "user_id": "bob",
+        "credits": 5,
+        "type": "personalized",
+        "target_email": EMAIL,
+        "idempotency_key": "k",
+    }
+    gift = await call(admin, "gifts.create_gift", **arguments)
+    await call(admin, "gifts.redeem_gift", code=gift["code"], user_id=ANN, email=EMAIL)
+    await erase(admin)
+
+    again = await call(admin, "gifts.create_gift", **arguments)
+
+    assert (again["id"], again["replayed"], again["target_email"]) == (gift["id"], True, None)
+    for other in ({"credits": 6}, {"type": "simple", "target_email": None}):
+        refused = await refusal(admin, "gifts.create_gift", **{**arguments, **other})
+        assert refused.sqlstate == "MC003"
+
+
+async def test_a_late_call_about_a_hold_leaves_no_key(admin: Connection) -> None:
+    await grant(admin, ANN, 10)
+    hold = await call(admin, "credits.reserve_credits", user_id=ANN, amount=3, reason="chat")
+    about = {"reservation_id": hold["reservation_id"], "idempotency_key": f"{ANN}-late"}
+    done = await call(admin, "credits.commit_reservation", reservation_id=hold["reservation_id"])
+    await erase(admin)
+
+    late = await call(admin, "credits.commit_reservation", **about)
+
+    assert (late["transaction_id"], late["replayed"]) == (done["transaction_id"], True)
+    assert all(ANN not in text for text in (await texts(admin)).values())
+
+
 async def test_erasing_again_changes_nothing(admin: Connection) -> None:
     await live(admin)
     await erase(admin)
@@ -533,10 +568,10 @@ async def test_another_user_is_not_touched(admin: Connection) -> None:
 
 async def test_what_administrators_did_stays(admin: Connection) -> None:
     await live(admin)
-    before = await admin.fetch("SELECT * FROM credits.admin_actions ORDER BY id")
+    before = await admin.fetch("SELECT * FROM credits.admin_actions ORDER BY created_at")
     await erase(admin)
     name = await pseudonym(admin)
-    after = await admin.fetch("SELECT * FROM credits.admin_actions ORDER BY id")
+    after = await admin.fetch("SELECT * FROM credits.admin_actions ORDER BY created_at")
 
     kept = ("id", "action", "transaction_id", "created_at")
     assert [[row[column] for column in kept] for row in after] == [

@@ -198,7 +198,7 @@ BEGIN
                 'amount', (a.details ->> 'amount')::bigint,
                 'debitId', a.details ->> 'debitId', 'transactionId', a.transaction_id,
                 'createdAt', credits._wire_time(a.created_at)
-            ) ORDER BY a.id), '[]')
+            ) ORDER BY a.created_at, a.id), '[]')
             FROM credits.admin_actions AS a
             WHERE a.user_id = p_user_id
         ),
@@ -208,7 +208,7 @@ BEGIN
                 'amount', (a.details ->> 'amount')::bigint,
                 'idempotencyKey', a.details ->> 'idempotencyKey',
                 'createdAt', credits._wire_time(a.created_at)
-            ) ORDER BY a.id), '[]')
+            ) ORDER BY a.created_at, a.id), '[]')
             FROM credits.admin_actions AS a
             WHERE a.admin_id = p_user_id
         )

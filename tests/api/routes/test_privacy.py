@@ -62,6 +62,56 @@ async def test_a_user_is_exported_as_one_document(service: Running, ann: str) ->
     assert [hold["amount"] for hold in told["reservations"]] == [20]
 
 
+async def test_what_administrators_did_is_told_of_both(
+    service: Running, ann: str, bob: str
+) -> None:
+    await service.grant(ann, 5)
+    used = await service.call(
+        "POST", "/credits/use", user=ann, json={"amount": 3, "appId": "chat", "description": "x"}
+    )
+    debit = used.body["transaction"]["id"]
+    claims = {"role": "admin", "name": "Rita"}
+    calls: list[tuple[str, dict[str, Any]]] = [
+        (f"/admin/users/{ann}/grant", {"amount": 7, "reason": "Why", "idempotencyKey": "mine"}),
+        (f"/admin/users/{ann}/refund", {"transactionId": debit, "reason": "Why not"}),
+        (f"/admin/sync/{ann}/gift", {}),
+    ]
+    for path, body in calls:
+        answer = await service.call("POST", path, user=bob, claims=claims, json=body)
+        assert answer.status == 200, answer.body
+
+    told, of_bob = (await export(service, ann)).body, (await export(service, bob)).body
+
+    actions = [
+        (row["action"], row["reason"], row["amount"], row["debitId"])
+        for row in told["adminActions"]
+    ]
+    assert actions == [
+        ("grant", "Why", 7, None),
+        ("refund", "Why not", 3, debit),
+        ("gift_sync", None, None, None),
+    ]
+    assert told["actionsAsAdmin"] == of_bob["adminActions"] == []
+    assert [
+        (row["action"], row["adminName"], row["amount"], row["idempotencyKey"])
+        for row in of_bob["actionsAsAdmin"]
+    ] == [
+        ("grant", "Rita", 7, "mine"),
+        ("refund", "Rita", 3, None),
+        ("gift_sync", "Rita", None, None),
+    ]
+    assert bob not in str(told)
+    assert ann not in str(of_bob)
+    # He has nothing but what he did, and that is enough to be forgotten.
+    assert a_time((await erase(service, bob)).body["erasedAt"])
+    listed = (
+        await service.call("GET", f"/admin/users/{ann}/actions", user="root", claims=claims)
+    ).body
+    assert len(listed) == 3
+    for row in listed:
+        assert (row["adminId"][:7], row["adminName"]) == ("erased-", None)
+
+
 async def test_the_export_of_a_user_never_seen_is_empty(service: Running, ann: str) -> None:
     answer = await export(service, ann)
     assert answer.status == 200
