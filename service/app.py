@@ -5,7 +5,18 @@ from collections.abc import AsyncIterator
 import aiohttp
 from aiohttp import web
 
-from service.api import admin, credits, gifts, health, internal, metrics, pages, sync, webhooks
+from service.api import (
+    admin,
+    credits,
+    gifts,
+    health,
+    internal,
+    metrics,
+    pages,
+    privacy,
+    sync,
+    webhooks,
+)
 from service.auth import Authenticator, KeySet
 from service.db import Database
 from service.keys import AUTHENTICATOR, DB, METRICS, PAGES, SETTINGS, STRIPE
@@ -31,6 +42,7 @@ def create_app(settings: Settings) -> web.Application:
         gifts.routes,
         admin.routes,
         internal.routes,
+        privacy.routes,
         webhooks.routes,
         metrics.routes,
         pages.routes,

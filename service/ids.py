@@ -1,8 +1,12 @@
 """Ids that are drawn before a call, so that a broken connection can be settled by them."""
 
 import os
+import re
 import time
+from typing import Final
 from uuid import UUID
+
+_PSEUDONYM: Final = re.compile("erased-[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 def uuid7() -> UUID:
@@ -23,11 +27,13 @@ def is_user_id(text: str) -> bool:
     """Whether the auth service may use `text` as a user id: the rule of the REST contract.
 
     1 to 128 printable characters without white space and without `/ ? # % { }`, and neither `.`
-    nor `..`, so that an id stands in a path as it is.
+    nor `..`, so that an id stands in a path as it is. The pseudonym of a user who was erased is
+    nobody's id.
     """
     return (
         1 <= len(text) <= 128
         and text.isprintable()
         and not any(character.isspace() or character in "/?#%{}" for character in text)
         and text not in (".", "..")
+        and _PSEUDONYM.fullmatch(text) is None
     )

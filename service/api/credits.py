@@ -48,7 +48,7 @@ routes = Routes()
 
 SEQ_MAX = 2**63 - 1
 
-TransactionType = Literal["purchase", "usage", "refund", "gift", "grant", "reversal"]
+TransactionType = Literal["purchase", "usage", "refund", "gift", "grant", "reversal", "forfeiture"]
 PurchaseStatus = Literal[
     "pending",
     "completed",

@@ -71,6 +71,11 @@ gifts.list_received_gifts
 TO mana_credits_service;
 
 GRANT EXECUTE ON FUNCTION
+credits.export_user,
+credits.erase_user
+TO mana_credits_service;
+
+GRANT EXECUTE ON FUNCTION
 credits.claim_notices,
 credits.settle_notice,
 credits.retry_notices,
@@ -107,10 +112,15 @@ GRANT USAGE ON SCHEMA credits, gifts TO mana_credits_readonly;
 GRANT SELECT ON ALL TABLES IN SCHEMA credits TO mana_credits_readonly;
 GRANT SELECT ON gifts.masked_gift_codes, gifts.gift_redemptions TO mana_credits_readonly;
 
--- The ledger is append-only for its owner as well; a trigger says so to a superuser, too.
+-- The ledger is append-only for its owner as well; a trigger says so to a superuser, too. What erasing
+-- a user clears is all that could be written, and two triggers let nothing but that through.
 REVOKE UPDATE, DELETE, TRUNCATE ON credits.transactions FROM mana_credits_owner;
+GRANT UPDATE (user_id, app_id, description, metadata, idempotency_key)
+ON credits.transactions TO mana_credits_owner;
 -- And so is what administrators did.
 REVOKE UPDATE, DELETE, TRUNCATE ON credits.admin_actions FROM mana_credits_owner;
+GRANT UPDATE (user_id, admin_id, admin_name, reason, details)
+ON credits.admin_actions TO mana_credits_owner;
 
 -- Types are named by whoever calls a function.
 GRANT USAGE ON TYPE

@@ -725,7 +725,7 @@ PAGES: Edges = {
     "limit": (("1", "500"), ("0", "501", "-1", *WRONG_NUMBERS)),
     "offset": (("0", "1000000000"), ("-1", "1000000001", *WRONG_NUMBERS)),
 }
-TYPES = ("purchase", "usage", "refund", "gift", "grant", "reversal")
+TYPES = ("purchase", "usage", "refund", "gift", "grant", "reversal", "forfeiture")
 QUERIES: dict[str, Edges] = {
     "/credits/transactions": {
         **PAGES,

@@ -193,6 +193,7 @@ async def test_enumerations_are_those_of_the_database(
         ("GiftView", "type", "gifts.gift_type"),
         ("GiftView", "status", "gifts.gift_status"),
         ("ActionView", "action", "credits.admin_action"),
+        ("ExportedAction", "action", "credits.admin_action"),
         ("HoldView", "status", "credits.reservation_status"),
         ("EventView", "state", "credits.stripe_event_state"),
         ("NoticeView", "kind", "credits.notice_kind"),

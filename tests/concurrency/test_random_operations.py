@@ -63,7 +63,7 @@ BEGIN_AGAIN: Final = {"credits.apply_stripe_event", "credits.follow_payment"}
 """May find a gift taken that they need, when they hold the balance; whoever called begins again."""
 
 
-def _seeds() -> list[int]:
+def seeds() -> list[int]:
     """The seeds that MANA_TEST_SEEDS names."""
     seeds: list[int] = []
     for part in os.environ.get("MANA_TEST_SEEDS", "0-2").split(","):
@@ -619,7 +619,7 @@ async def let_stripe_be_heard(admin: Connection, world: World) -> None:
         assert event["error"].startswith("MC001"), event
 
 
-@pytest.mark.parametrize("seed", _seeds())
+@pytest.mark.parametrize("seed", seeds())
 async def test_sixteen_connections_lose_nothing_and_double_nothing(
     database: Clone, admin: Connection, seed: int
 ) -> None:

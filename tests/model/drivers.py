@@ -12,12 +12,12 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 from urllib.parse import quote
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import asyncpg
 from aiohttp import web
 
-from tests.model.model import STATUS, Gift, Hold, Purchase, RefusedError, Row
+from tests.model.model import STATUS, Gift, Hold, Purchase, RefusedError, Row, email_of
 from tests.support.calls import statement
 from tests.support.databases import Connection, detail
 from tests.support.running import Answer, Running
@@ -54,11 +54,6 @@ EPOCH = 1_767_225_600
 """The beginning of Stripe's time in the model, in Unix seconds."""
 STAYS = ("packages", "operation_prices", "sync_prices", "jobs", "stripe_listing")
 """Tables that no user fills."""
-
-
-def email_of(user: str) -> str:
-    """The address in a user's token."""
-    return f"{user}@example.org"
 
 
 class Driver:
@@ -419,6 +414,7 @@ class SqlDriver(Driver):
             target_email=address,
             expiration_days=days,
             idempotency_key=key,
+            email=email_of(user),
         )
         return {"replayed": gift["replayed"], **_sql_gift(gift)}
 
@@ -464,7 +460,11 @@ class SqlDriver(Driver):
 
     async def activate(self, user: str, interval: str, key: str | None) -> dict[str, Any]:
         done = await self._row(
-            "credits.activate_sync", user_id=user, interval=interval, idempotency_key=key
+            "credits.activate_sync",
+            user_id=user,
+            interval=interval,
+            idempotency_key=key,
+            email=email_of(user),
         )
         anchor = {} if done["replayed"] else {"anchor": await self._anchor(user)}
         return {
@@ -509,7 +509,11 @@ class SqlDriver(Driver):
 
     async def start_purchase(self, user: str, package: str, key: str | None) -> dict[str, Any]:
         made = await self._row(
-            "credits.start_purchase", user_id=user, package_id=package, idempotency_key=key
+            "credits.start_purchase",
+            user_id=user,
+            package_id=package,
+            idempotency_key=key,
+            email=email_of(user),
         )
         intent = made["stripe_payment_intent_id"]
         if intent is None:
@@ -527,6 +531,19 @@ class SqlDriver(Driver):
             "intent": intent,
             "credits": made["credits"],
             "cents": made["price_euro_cents"],
+        }
+
+    async def erase(self, user: str) -> dict[str, Any]:
+        id_ = uuid4()
+        done = await self._row("credits.erase_user", user_id=user, id=id_)
+        # Whoever never got the answer calls again.
+        assert await self._row("credits.erase_user", user_id=user, id=id_) == done
+        return {
+            "forfeited": done["forfeited_credits"],
+            "written off": done["written_off_credits"],
+            "gifts": done["cancelled_gifts"],
+            "holds": done["released_holds"],
+            "pseudonym": f"erased-{id_}" if done["erased_at"] else None,
         }
 
     async def _tell(self, event: dict[str, Any]) -> dict[str, Any]:
@@ -809,6 +826,29 @@ class HttpDriver(Driver):
             "intent": intent_of(answer.body["clientSecret"]),
             "credits": answer.body["credits"],
             "cents": answer.body["amount"],
+        }
+
+    async def erase(self, user: str) -> dict[str, Any]:
+        done = (await self._send("DELETE", f"/internal/users/{user}")).body
+        # Nobody is told the pseudonym.
+        pseudonym = await self.admin.fetchval(
+            "SELECT user_id FROM credits.erasures ORDER BY erased_at DESC LIMIT 1"
+        )
+        again = (await self._send("DELETE", f"/internal/users/{user}")).body
+        assert again == {
+            "success": True,
+            "forfeitedCredits": 0,
+            "writtenOffCredits": 0,
+            "cancelledGifts": 0,
+            "releasedHolds": 0,
+            "erasedAt": None,
+        }
+        return {
+            "forfeited": done["forfeitedCredits"],
+            "written off": done["writtenOffCredits"],
+            "gifts": done["cancelledGifts"],
+            "holds": done["releasedHolds"],
+            "pseudonym": pseudonym if done["erasedAt"] else None,
         }
 
     async def _tell(self, event: dict[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ its answer had come, so that a moment the system drew lies between them.
 """
 
 import calendar
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -75,6 +76,13 @@ class Chosen:
 
 
 @dataclass
+class Perhaps:
+    """Such a value, or none, where the model need not know which."""
+
+    take: Callable[[Any], None]
+
+
+@dataclass
 class Within:
     """A moment of the system's choice, in a span that the model knows."""
 
@@ -98,6 +106,9 @@ def differences(expected: Any, found: Any, where: str = "") -> Iterator[str]:
         if found is None:
             yield f"{where}: nothing was chosen"
         expected.take(found)
+    elif isinstance(expected, Perhaps):
+        if found is not None:
+            expected.take(found)
     elif isinstance(expected, Within):
         if not expected.earliest - MILLISECOND <= found <= expected.latest + MILLISECOND:
             yield f"{where}: {found} is not in {expected.earliest} .. {expected.latest}"
@@ -177,10 +188,23 @@ class Gift:
     expires_at: datetime = NEVER
     redeemer: str | None = None
 
-    @property
-    def type(self) -> str:
-        """Whether it is for one address alone."""
-        return "simple" if self.target is None else "personalized"
+    type: str = field(init=False)
+    """Whether it is for one address alone, also when that is forgotten."""
+    forget_target: bool = False
+    """Whether its target goes when it is over, since whose it was is erased."""
+
+    asked_for: str | None = field(init=False)
+    """The target with which it was made."""
+
+    def __post_init__(self) -> None:
+        self.asked_for = self.target
+        self.type = "simple" if self.target is None else "personalized"
+
+    def end(self, status: str) -> None:
+        """It is over."""
+        self.status = status
+        if self.forget_target:
+            self.target = None
 
 
 @dataclass(eq=False)
@@ -247,7 +271,11 @@ class User:
     """By origin and key: what was asked for, and what came of it."""
     grants: dict[str, Row] = field(default_factory=dict)
     attempts: list[tuple[str, str]] = field(default_factory=list)
+    addresses: set[str] = field(default_factory=set)
+    """Those that he has told by making a gift, activating Cloud Sync or buying."""
     notices: Counter[str] = field(default_factory=Counter)
+    erased: bool = False
+    """Whether it is what is left of somebody, under a pseudonym."""
 
     @property
     def book(self) -> int:
@@ -300,9 +328,14 @@ class User:
         return result
 
     def keep(self, origin: str, key: str | None, request: tuple[Any, ...], result: Any) -> None:
-        """A call that succeeded has used its key."""
-        if key is not None:
+        """A call that succeeded has used its key; of who was erased none is kept."""
+        if key is not None and not self.erased:
             self.keys.setdefault((origin, key), (request, result))
+
+
+def email_of(user: str) -> str:
+    """The address in a user's token."""
+    return f"{user}@example.org"
 
 
 def require_amount(amount: int, field_: str = "amount", most: int = CREDITS_MAX) -> None:
@@ -478,13 +511,20 @@ class Model:
         require_amount(credits, "totalCredits", GIFT_MAX)
         account = self.users[user]
         target = None if address is None else address.lower()
-        request = ("gift", credits, target)
+        type_ = "simple" if target is None else "personalized"
+        first = account.keys.get(("user", key or ""), (None, None))[1]
+        if isinstance(first, Gift) and first.target is None:
+            # Whose it was is forgotten, and cannot be compared.
+            request = ("gift", credits, type_, first.asked_for)
+        else:
+            request = ("gift", credits, type_, target)
         gift = account.replayed("user", key, request)
         if gift is not None:
             return {"replayed": True, **self._gift(gift)}
         account.require(credits)
         gift = Gift(user, credits, target)
         self.gifts.append(gift)
+        account.addresses.add(email_of(user))
         account.move("gift", -credits, origin="user", key=key)
         account.keep("user", key, request, gift)
         return {
@@ -579,12 +619,13 @@ class Model:
             raise RefusedError(code, outcome=outcome)
 
     def _hand_over(self, gift: Gift, account: User) -> None:
-        gift.status, gift.redeemer = "depleted", account.name
+        gift.end("depleted")
+        gift.redeemer = account.name
         account.move("gift", gift.credits)
         account.attempts.append((gift.id, "success"))
 
     def _return(self, gift: Gift, status: str) -> None:
-        gift.status = status
+        gift.end(status)
         self.users[gift.creator].move("gift", gift.credits)
 
     @staticmethod
@@ -618,6 +659,7 @@ class Model:
         if not paid:
             account.require(price)
             account.move("usage", -price, "sync")
+        account.addresses.add(email_of(user))
         sync.active, sync.paused, sync.interval, sync.price = True, False, interval, price
         result: dict[str, Any] = {"interval": interval, "charged": 0 if paid else price}
         account.keep("user", key, request, result)
@@ -731,6 +773,7 @@ class Model:
         credits, cents = self.packages[package]
         purchase = Purchase(user, credits, cents, package)
         self.purchases.append(purchase)
+        account.addresses.add(email_of(user))
         account.keep("user", key, request, purchase)
         return {
             "replayed": False,
@@ -841,6 +884,65 @@ class Model:
         """What Stripe says of a payment that is not ours."""
         self.events[event] = "ignored"
         return {"state": "ignored"}
+
+    # Erasing
+
+    def erase(self, user: str) -> dict[str, Any]:
+        """End what is open, forfeit what is left, and put a pseudonym where the user was."""
+        account = self.users[user]
+        seen = bool(account.ledger or account.attempts)
+        gifts = [g for g in self.gifts if g.creator == user and g.status == "active"]
+        for gift in sorted(gifts, key=lambda gift: (gift.expires_at, gift.id)):
+            self._return(gift, "cancelled")
+        holds = [h for h in self.holds if h.user == user and h.status == "open"]
+        for hold in holds:
+            hold.status = "refunded"
+        account.reserved = 0
+        left = account.book
+        if left != 0:
+            account.move("forfeiture", -left)
+        assert account.available == 0
+        self._forget(account)
+        self.users[user] = User(user)
+
+        def rename(pseudonym: str) -> None:
+            account.name, account.erased = pseudonym, True
+            self.users[pseudonym] = account
+            for hold in self.holds:
+                hold.user = pseudonym if hold.user == user else hold.user
+            for purchase in self.purchases:
+                purchase.user = pseudonym if purchase.user == user else purchase.user
+            for gift in self.gifts:
+                gift.creator = pseudonym if gift.creator == user else gift.creator
+                gift.redeemer = pseudonym if gift.redeemer == user else gift.redeemer
+
+        return {
+            "forfeited": max(left, 0),
+            "written off": max(-left, 0),
+            "gifts": len(gifts),
+            "holds": len(holds),
+            # Of who has done nothing that can be seen there may be something, or nothing.
+            "pseudonym": Chosen(rename) if seen else Perhaps(rename),
+        }
+
+    def _forget(self, account: User) -> None:
+        """What tells of a user goes; amounts, their order and their types stay."""
+        addresses = account.addresses | {
+            gift.target for gift in self.gifts if gift.redeemer == account.name and gift.target
+        }
+        for gift in self.gifts:
+            if account.name in (gift.creator, gift.redeemer) or gift.target in addresses:
+                if gift.status == "active":
+                    gift.forget_target = True
+                else:
+                    gift.target = None
+        for row in account.ledger:
+            row.key = None
+            if not re.fullmatch("[A-Za-z0-9._-]+", row.app) or account.name in row.app:
+                row.app = "erased"
+        account.sync = Sync()
+        account.keys.clear()
+        account.notices.clear()
 
     # Time
 
@@ -999,4 +1101,5 @@ class Model:
         books = sum(account.book for account in self.users.values())
         codes = sum(gift.credits for gift in self.gifts if gift.status == "active")
         came = total["purchase"] + total["grant"] + total["refund"]
-        assert books + codes == came + total["usage"] + total["reversal"]
+        went = total["usage"] + total["reversal"] + total["forfeiture"]
+        assert books + codes == came + went

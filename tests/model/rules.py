@@ -29,8 +29,16 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from tests.model.drivers import Driver, email_of
-from tests.model.model import DISPUTE_PHASES, Model, Purchase, RefusedError, Row, differences
+from tests.model.drivers import Driver
+from tests.model.model import (
+    DISPUTE_PHASES,
+    Model,
+    Purchase,
+    RefusedError,
+    Row,
+    differences,
+    email_of,
+)
 
 USERS = ["ada", "ben", "cyd"]
 APPS = ["chat", "cards"]
@@ -105,13 +113,13 @@ class Machine(RuleBasedStateMachine):
     def refund(self, user: str, pick: int, other: int, **arguments: Any) -> None:
         name, row = _nth(self.rows(), pick)
         # Mostly whose it is; also somebody else's, rows that are no debits, and none named.
-        owner = user if other == 0 else name
+        owner = user if other == 0 or name not in USERS else name
         self.step("refund", user=owner, debit=None if other == 1 else row, **arguments)
 
     @rule(
         user=user,
         amount=amount,
-        reason=st.sampled_from(["chat", "chat:turn", "search:deep"]),
+        reason=st.sampled_from(["chat", "chat:turn", "search:deep", "dear diary"]),
         hours=st.sampled_from([1, 24, 168]),
         key=key,
     )
@@ -148,7 +156,8 @@ class Machine(RuleBasedStateMachine):
     @rule(pick=pick, user=user, other=st.integers(0, 4), key=key)
     def cancel(self, pick: int, user: str, other: int, key: str | None) -> None:
         gift = _nth(self.model.gifts, pick)
-        self.step("cancel", gift=gift, user=user if other == 0 else gift.creator, key=key)
+        owner = user if other == 0 or gift.creator not in USERS else gift.creator
+        self.step("cancel", gift=gift, user=owner, key=key)
 
     # Cloud Sync
 
@@ -251,6 +260,14 @@ class Machine(RuleBasedStateMachine):
         self.reversals += 1
         return purchase, f"{kind}_{self.reversals}", max(purchase.cents * part // 100, 1)
 
+    # Erasing
+
+    @rule(user=user, comes_back=st.sampled_from([0, 60, 200]))
+    def erase(self, user: str, comes_back: int) -> None:
+        self.step("erase", user=user)
+        if comes_back:
+            self.step("grant", user=user, amount=comes_back, reference="start")
+
     # What is asked less often
 
     @rule(user=user, amount=amount, reference=st.sampled_from(["start", "bonus", "survey"]))
@@ -328,7 +345,7 @@ class Machine(RuleBasedStateMachine):
 
     @invariant()
     def the_states_agree(self) -> None:
-        different = list(differences(self.model.state(), self.driver.state(USERS)))
+        different = list(differences(self.model.state(), self.driver.state([*self.model.users])))
         assert not different, different
 
     def teardown(self) -> None:
@@ -344,7 +361,7 @@ class Machine(RuleBasedStateMachine):
 
     def rows(self) -> list[tuple[str, Row]]:
         """The rows of all ledgers."""
-        return [(name, row) for name in USERS for row in self.model.users[name].ledger]
+        return [(name, row) for name, user in self.model.users.items() for row in user.ledger]
 
 
 def _answer(call: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -363,10 +380,10 @@ def _nth(things: list[Any], pick: int) -> Any:
 
 
 def _whose(owner: str, whose: int) -> str | None:
-    """Nobody named, the owner, or somebody else."""
+    """Nobody named, the owner where he is not erased, or somebody else."""
     if whose == 0:
         return next(name for name in USERS if name != owner)
-    return owner if whose % 2 else None
+    return owner if whose % 2 and owner in USERS else None
 
 
 def run(make: Callable[[], Machine], *, examples: int, steps: int, seed: int) -> None:

@@ -135,7 +135,7 @@ UPDATE credits.rate_limits SET kept_until = '2026-06-01' WHERE subject > 's2';
 
 UPDATE credits.notices SET state = 'failed', delivered_at = NULL WHERE id > id_of({ROWS} - 20);
 INSERT INTO credits.admin_actions
-SELECT user_of(n), id_of(n), 'root', NULL, 'gift_sync', NULL, NULL, '{{}}', now()
+SELECT user_of(n), id_of(n), 'root' || n % 100, NULL, 'gift_sync', NULL, NULL, '{{}}', now()
 FROM generate_series(1, {ROWS}) AS n;
 INSERT INTO credits.daily_totals
 SELECT (now() AT TIME ZONE 'UTC')::date - n, 0, 0, 0, 0, 0, 0
@@ -413,6 +413,16 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
         "balances_pkey gift_codes_pkey gift_codes_code_key transactions_idempotency_key",
     ),
     ("gifts.cancel_gift", {"user_id": "user0", "gift_id": number(400)}, "gift_codes_pkey"),
+    (
+        "gifts._gifts_about",
+        {"user_id": "user7", "addresses": ["user300@example.org"]},
+        "gift_codes_creator gift_redemptions_pkey gift_codes_active_target gift_codes_final_target",
+    ),
+    (
+        "credits._erase_actions",
+        {"user_id": "nobody", "pseudonym": "x"},
+        "admin_actions_pkey admin_actions_admin",
+    ),
 ]
 
 MODES = ["force_custom_plan", "force_generic_plan"]

@@ -405,7 +405,7 @@ async def test_a_condition_of_the_readers_own_does_not_see_through_the_mask(
 @pytest.mark.parametrize("statement", ["UPDATE", "DELETE", "TRUNCATE"])
 async def test_the_ledger_is_changed_by_nobody(filled: Clone, statement: str, table: str) -> None:
     change = {
-        "UPDATE": f"UPDATE credits.{table} SET user_id = user_id",
+        "UPDATE": f"UPDATE credits.{table} SET created_at = created_at",
         "DELETE": f"DELETE FROM credits.{table} WHERE user_id = 'ann'",
         "TRUNCATE": f"TRUNCATE credits.{table}",
     }[statement]
@@ -421,6 +421,24 @@ async def test_the_ledger_is_changed_by_nobody(filled: Clone, statement: str, ta
             nothing = f"{change} AND false" if "WHERE" in change else f"{change} WHERE false"
             if statement != "TRUNCATE":
                 assert await sqlstate(connection, nothing) == expected, role
+
+
+@pytest.mark.parametrize("table", ["transactions", "admin_actions"])
+async def test_what_erasing_changes_is_all_that_the_owner_may(filled: Clone, table: str) -> None:
+    async with connected(filled, "mana_credits_owner") as owner:
+        columns = await owner.fetch(
+            "SELECT attname AS name, has_column_privilege(attrelid, attnum, 'UPDATE') AS may"
+            " FROM pg_attribute WHERE attrelid = $1::text::regclass AND attnum > 0",
+            f"credits.{table}",
+        )
+        assert {row["name"] for row in columns if row["may"]} == {
+            "transactions": {"user_id", "app_id", "description", "metadata", "idempotency_key"},
+            "admin_actions": {"user_id", "admin_id", "admin_name", "reason", "details"},
+        }[table]
+        # And these he meets the trigger with, by whatever statement he tries.
+        for row in columns:
+            change = f"UPDATE credits.{table} SET {row['name']} = {row['name']} WHERE false"
+            assert await sqlstate(owner, change) == ("MC014" if row["may"] else DENIED)
 
 
 async def test_the_trigger_says_what_was_refused(filled: Clone) -> None:

@@ -48,7 +48,7 @@ BEGIN
             OR (NOT v_is_payment AND v_intent_id IS NOT NULL);
         RETURN;
     END IF;
-    v_purchase := credits._lock_purchase(v_purchase.user_id, v_purchase.id);
+    v_purchase := credits._lock_found_purchase(v_purchase);
     CASE
         WHEN v_is_payment THEN
             outcome := credits._apply_payment_event(

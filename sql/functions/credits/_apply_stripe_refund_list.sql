@@ -19,7 +19,7 @@ BEGIN
     END IF;
     FOR v_refund IN SELECT r.refund FROM jsonb_array_elements(p_refunds) AS r (refund) LOOP
         v_outcome := credits._apply_stripe_refund(
-            credits._lock_purchase(v_purchase.user_id, v_purchase.id), v_refund,
+            credits._lock_found_purchase(v_purchase), v_refund,
             to_timestamp((v_refund ->> 'created')::double precision)
         );
     END LOOP;

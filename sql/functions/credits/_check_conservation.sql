@@ -1,8 +1,8 @@
 -- credits._check_conservation: no credit appears or vanishes over the whole database (database.md,
 -- rule 4).
 --
--- Σ book balances + Σ active gifts = Σ purchased + Σ granted + Σ refunded − Σ used − Σ reversed,
--- and Σ reserved = Σ open reservations. Gift rows are on neither side of it: what left one user
+-- Σ book balances + Σ active gifts = Σ purchased + Σ granted + Σ refunded − Σ used − Σ reversed
+-- − Σ forfeited, and Σ reserved = Σ open reservations. Gift rows are on neither side of it: what left one user
 -- is in an active gift, or has reached another.
 CREATE OR REPLACE FUNCTION credits._check_conservation()
 RETURNS SETOF credits.violation

@@ -65,6 +65,7 @@ BEGIN
         WHEN 'usage' THEN l.amount >= 0
         WHEN 'gift' THEN l.amount = 0
         WHEN 'reversal' THEN l.amount = 0
+        WHEN 'forfeiture' THEN l.amount = 0
         ELSE l.amount <= 0
     END
 

@@ -9,16 +9,17 @@ AS $$
 DECLARE
     v_balance credits.balances;
 BEGIN
-    SELECT * INTO v_balance FROM credits.balances WHERE user_id = p_user_id FOR UPDATE;
-    IF NOT FOUND THEN
+    -- Once more only where the row was made by somebody else, or its user was erased, meanwhile.
+    LOOP
+        SELECT * INTO v_balance FROM credits.balances WHERE user_id = p_user_id FOR UPDATE;
+        EXIT WHEN found;
         PERFORM credits._require_user_id(p_user_id);
         -- FOR UPDATE cannot lock a row that is not there: whoever loses the race to make it
         -- waits here for the winner, and then locks the winner's row.
         INSERT INTO credits.balances (user_id, created_at, updated_at)
         VALUES (p_user_id, clock_timestamp(), clock_timestamp())
         ON CONFLICT (user_id) DO NOTHING;
-        SELECT * INTO STRICT v_balance FROM credits.balances WHERE user_id = p_user_id FOR UPDATE;
-    END IF;
+    END LOOP;
     RETURN v_balance;
 END
 $$;

@@ -15,9 +15,13 @@ BEGIN
     IF v_user_id IS NULL OR v_user_id <> coalesce(p_user_id, v_user_id) THEN
         PERFORM credits._refuse_missing('reservation');
     END IF;
-    SELECT * INTO STRICT v_reservation FROM credits.reservations
+    SELECT * INTO v_reservation FROM credits.reservations
     WHERE user_id = v_user_id AND id = p_reservation_id
     FOR UPDATE;
+    IF NOT found THEN
+        -- Its user was erased while this waited, and the hold was given back.
+        PERFORM credits._refuse_missing('reservation');
+    END IF;
     RETURN v_reservation;
 END
 $$;

@@ -12,8 +12,9 @@ RETURNS void
 LANGUAGE plpgsql
 AS $$
 BEGIN
-    -- What is no address is not worth refusing a payment for.
-    IF p_email LIKE '%_@_%' AND char_length(p_email) <= 254 THEN
+    -- What is no address is not worth refusing a payment for; who was erased has none any more,
+    -- whatever a late payment of his says.
+    IF p_email LIKE '%_@_%' AND char_length(p_email) <= 254 AND NOT credits._is_erased(p_user_id) THEN
         INSERT INTO credits.contacts AS c (user_id, email, updated_at)
         VALUES (p_user_id, p_email, p_now)
         ON CONFLICT (user_id) DO UPDATE SET email = excluded.email, updated_at = excluded.updated_at

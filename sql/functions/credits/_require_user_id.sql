@@ -1,5 +1,7 @@
 -- credits._require_user_id: the shape of a user id, which the auth service chooses.
 --
+-- The pseudonym of who was erased is nobody's id: only late events of Stripe reach its balance.
+--
 -- Raises: MC001 invalid_request.
 CREATE OR REPLACE FUNCTION credits._require_user_id(p_user_id text)
 RETURNS void
@@ -7,10 +9,12 @@ LANGUAGE plpgsql IMMUTABLE
 AS $$
 BEGIN
     PERFORM credits._require(
-        p_user_id ~ '^[^[:space:][:cntrl:]/?#%{}]{1,128}$' AND p_user_id NOT IN ('.', '..'),
-        'userId', 'must be 1 to 128 printable characters without white space or / ? # % { }'
+        p_user_id ~ '^[^[:space:][:cntrl:]/?#%{}]{1,128}$' AND p_user_id NOT IN ('.', '..')
+        AND NOT credits._is_erased(p_user_id),
+        'userId',
+        'must be 1 to 128 printable characters without white space or / ? # % { }, and no pseudonym'
     );
 END
 $$;
 COMMENT ON FUNCTION credits._require_user_id(text) IS
-'Raises MC001 invalid_request unless it can be a user id';
+'Raises MC001 invalid_request unless it can be a user id, which a pseudonym cannot';

@@ -12,6 +12,7 @@ AS $$
 DECLARE
     v_now     CONSTANT timestamptz := clock_timestamp();
     v_object  CONSTANT jsonb := p_event.payload #> '{data,object}';
+    v_payer   text;
     v_retries boolean := false;
     v_result  credits.stripe_event_result;
 BEGIN
@@ -41,7 +42,21 @@ BEGIN
             v_result.error := sqlstate || ' ' || sqlerrm;
     END;
 
+    -- The payment of somebody who was erased: what it says of him does not come back by it.
+    v_payer := (
+        credits._find_purchase(
+            CASE
+                WHEN starts_with(p_event.type, 'payment_intent.') THEN v_object ->> 'id'
+                ELSE v_object ->> 'payment_intent'
+            END,
+            v_object #>> '{metadata,purchaseId}'
+        )
+    ).user_id;
     UPDATE credits.stripe_events SET
+        payload = CASE
+            WHEN NOT credits._is_erased(v_payer) THEN payload
+            WHEN v_retries OR v_result.state = 'failed' THEN credits._without_person(payload)
+        END,
         state = v_result.state,
         outcome = v_result.outcome,
         error = v_result.error,

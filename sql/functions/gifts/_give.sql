@@ -22,6 +22,7 @@ BEGIN
     );
     UPDATE gifts.gift_codes SET
         status = 'depleted',
+        target_email = CASE WHEN NOT forget_target THEN target_email END,
         redeemed_by = p_user_id,
         redeemed_at = v_now,
         updated_at = v_now

@@ -27,7 +27,10 @@ BEGIN
     FROM gifts.gift_codes AS g
     WHERE g.id = ANY(p_gift_ids);
     PERFORM credits._record_moves(v_moves, p_now);
-    UPDATE gifts.gift_codes SET status = p_status, updated_at = p_now
+    UPDATE gifts.gift_codes SET
+        status = p_status,
+        target_email = CASE WHEN NOT forget_target THEN target_email END,
+        updated_at = p_now
     WHERE id = ANY(p_gift_ids);
 END
 $$;

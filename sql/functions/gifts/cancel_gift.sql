@@ -20,6 +20,10 @@ BEGIN
         PERFORM credits._refuse_missing('gift');
     END IF;
     v_gift := gifts._lock_gift(p_gift_id);
+    IF v_gift.creator_id <> p_user_id THEN
+        -- Erased, while this waited.
+        PERFORM credits._refuse_missing('gift');
+    END IF;
     PERFORM credits._lock_balance(p_user_id);
     v_now := clock_timestamp();
     PERFORM credits._replayed_call(

@@ -65,7 +65,8 @@ BEGIN
             WHERE id = v_transaction.reference_id AND v_transaction.type = 'gift';
             IF NOT found
                 OR (v_gift.total_credits, v_gift.type) <> (p_credits, p_type)
-                OR v_gift.target_email IS DISTINCT FROM v_target
+                -- Of one whose target was erased it cannot be said.
+                OR v_gift.target_email <> v_target
             THEN
                 PERFORM credits._refuse_key(p_idempotency_key);
             END IF;

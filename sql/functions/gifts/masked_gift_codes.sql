@@ -15,7 +15,8 @@ SELECT
     g.redeemed_by,
     g.redeemed_at,
     g.created_at,
-    g.updated_at
+    g.updated_at,
+    g.forget_target
 FROM gifts.gift_codes AS g;
 COMMENT ON VIEW gifts.masked_gift_codes IS
 'Gift codes with the codes of active gifts masked; what mana_credits_readonly sees of them';
