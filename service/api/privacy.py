@@ -11,8 +11,9 @@ from service.api.admin import ActionKind
 from service.api.credits import PurchaseStatus, TransactionType
 from service.api.gifts import GiftStatus, GiftType
 from service.api.sync import Interval
-from service.keys import DB
+from service.keys import CALLER, DB
 from service.queries import privacy
+from service.queries.privacy import Erasure
 from service.wire import Answer, Auth, Routes, Timestamp, one_of, path_user_id, respond, timestamp
 
 routes = Routes()
@@ -240,6 +241,12 @@ class ExportedActionAsAdmin(Answer):
     created_at: Timestamp
 
 
+class ExportedErasure(Answer):
+    """That the user, as an administrator, erased somebody: nobody knows any more whom."""
+
+    erased_at: Timestamp
+
+
 class UserExport(Answer):
     """Everything that is stored about a user; for a user never seen the same, empty."""
 
@@ -262,6 +269,7 @@ class UserExport(Answer):
     keyed_calls: list[ExportedKeyedCall]
     admin_actions: list[ExportedAction]
     actions_as_admin: list[ExportedActionAsAdmin]
+    erasures_as_admin: list[ExportedErasure]
 
 
 class UserErased(Answer):
@@ -277,14 +285,29 @@ class UserErased(Answer):
     released_holds: int
     erased_at: Timestamp | None
 
+    @classmethod
+    def of(cls, erasure: Erasure) -> "UserErased":
+        """From the query's answer."""
+        return cls(
+            success=True,
+            forfeited_credits=erasure.forfeited_credits,
+            written_off_credits=erasure.written_off_credits,
+            cancelled_gifts=erasure.cancelled_gifts,
+            released_holds=erasure.released_holds,
+            erased_at=timestamp(erasure.erased_at),
+        )
+
 
 @routes.get("/api/v1/internal/users/{userId}/export", auth=Auth.SERVICE, answer=UserExport)
 async def export_user(request: web.Request) -> web.Response:
     """Everything that is stored about a user, as of one moment."""
-    document = await privacy.export_user(request.app[DB], path_user_id(request))
-    return web.Response(
-        body=document, headers={"Cache-Control": "no-store"}, content_type="application/json"
-    )
+    return _document(await privacy.export_user(request.app[DB], path_user_id(request)))
+
+
+@routes.get("/api/v1/admin/users/{userId}/export", auth=Auth.ADMIN, answer=UserExport)
+async def export_user_for_admin(request: web.Request) -> web.Response:
+    """The same for support: everything that is stored about a user, as of one moment."""
+    return _document(await privacy.export_user(request.app[DB], path_user_id(request)))
 
 
 @routes.delete("/api/v1/internal/users/{userId}", auth=Auth.SERVICE, answer=UserErased)
@@ -295,14 +318,22 @@ async def erase_user(request: web.Request) -> web.Response:
     random pseudonym takes his place; the amounts and times of the ledger stay. Calling again
     changes nothing, and to every other call he is a user never seen.
     """
-    erasure = await privacy.erase_user(request.app[DB], path_user_id(request))
-    return respond(
-        UserErased(
-            success=True,
-            forfeited_credits=erasure.forfeited_credits,
-            written_off_credits=erasure.written_off_credits,
-            cancelled_gifts=erasure.cancelled_gifts,
-            released_holds=erasure.released_holds,
-            erased_at=timestamp(erasure.erased_at),
-        )
+    return respond(UserErased.of(await privacy.erase_user(request.app[DB], path_user_id(request))))
+
+
+@routes.delete("/api/v1/admin/users/{userId}", auth=Auth.ADMIN, answer=UserErased)
+async def erase_user_as_admin(request: web.Request) -> web.Response:
+    """The same by support: erase a user, for good.
+
+    It is written down who did it. There is no reason to give, since it could tell who was erased.
+    """
+    erasure = await privacy.erase_user(
+        request.app[DB], path_user_id(request), admin_id=request[CALLER].user_id
+    )
+    return respond(UserErased.of(erasure))
+
+
+def _document(document: bytes) -> web.Response:
+    return web.Response(
+        body=document, headers={"Cache-Control": "no-store"}, content_type="application/json"
     )

@@ -33,13 +33,14 @@ async def export_user(db: Database, user_id: str) -> bytes:
     return document
 
 
-async def erase_user(db: Database, user_id: str) -> Erasure:
-    """Erase a user; again changes nothing."""
+async def erase_user(db: Database, user_id: str, *, admin_id: str | None = None) -> Erasure:
+    """Erase a user; again changes nothing. `admin_id`: the administrator who does it."""
     row = await db.move(
         # Random, and kept nowhere but in the pseudonym: a time in it would tell when he left.
-        "SELECT * FROM credits.erase_user(p_user_id => $1, p_id => $2)",
+        "SELECT * FROM credits.erase_user(p_user_id => $1, p_id => $2, p_admin_id => $3)",
         user_id,
         uuid4(),
+        admin_id,
         seconds=SECONDS,
     )
     return Erasure(**row)

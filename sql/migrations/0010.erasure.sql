@@ -29,11 +29,13 @@ CREATE TABLE credits.erasures (
     written_off_credits bigint NOT NULL DEFAULT 0,
     cancelled_gifts integer NOT NULL DEFAULT 0,
     released_holds integer NOT NULL DEFAULT 0,
+    erased_by text,
     erased_at timestamptz,
     CONSTRAINT erasures_pkey PRIMARY KEY (user_id),
     CONSTRAINT erasures_user_id_check CHECK (
         user_id ~ '^erased-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$'
     ),
+    CONSTRAINT erasures_erased_by_check CHECK (char_length(erased_by) BETWEEN 1 AND 128),
     CONSTRAINT erasures_counts_check CHECK (
         forfeited_credits >= 0 AND written_off_credits >= 0
         AND cancelled_gifts >= 0 AND released_holds >= 0
@@ -46,6 +48,7 @@ COMMENT ON COLUMN credits.erasures.forfeited_credits IS 'Credits that were left,
 COMMENT ON COLUMN credits.erasures.written_off_credits IS 'Credits by which the balance was below zero, and which were written off';
 COMMENT ON COLUMN credits.erasures.cancelled_gifts IS 'How many active gifts of the user were cancelled';
 COMMENT ON COLUMN credits.erasures.released_holds IS 'How many open reservations were given back';
+COMMENT ON COLUMN credits.erasures.erased_by IS 'The administrator who did it, or his pseudonym once he was erased; null for the auth service';
 COMMENT ON COLUMN credits.erasures.erased_at IS 'When it was done; null while it is under way, which nobody else sees, and only then may his ledger take the pseudonym';
 
 CREATE TYPE credits.erasure AS (

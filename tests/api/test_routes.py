@@ -68,6 +68,8 @@ CONTRACT = {
     ("POST", "/api/v1/internal/gifts/redeem-pending"): Auth.SERVICE,
     ("GET", "/api/v1/internal/sync/status/{userId}"): Auth.SERVICE,
     ("POST", "/api/v1/internal/sync/charge-recurring"): Auth.SERVICE,
+    ("GET", "/api/v1/admin/users/{userId}/export"): Auth.ADMIN,
+    ("DELETE", "/api/v1/admin/users/{userId}"): Auth.ADMIN,
     ("GET", "/api/v1/internal/users/{userId}/export"): Auth.SERVICE,
     ("DELETE", "/api/v1/internal/users/{userId}"): Auth.SERVICE,
     ("POST", "/api/v1/webhooks/stripe"): Auth.SIGNED,

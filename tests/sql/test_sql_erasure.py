@@ -64,8 +64,10 @@ async def erase(connection: Connection, user_id: str = ANN, **more: Any) -> asyn
 
 
 async def pseudonym(admin: Connection) -> str:
-    """The pseudonym of the one user who was erased."""
-    name: str = await admin.fetchval("SELECT user_id FROM credits.erasures")
+    """The pseudonym of the user who was erased last."""
+    name: str = await admin.fetchval(
+        "SELECT user_id FROM credits.erasures ORDER BY erased_at DESC LIMIT 1"
+    )
     assert PSEUDONYM.fullmatch(name)
     return name
 
@@ -263,6 +265,9 @@ async def live(admin: Connection) -> dict[str, Any]:
         },
         f'22P02 invalid input syntax: "{ANN}"',
     )
+    # As an administrator she has erased somebody.
+    await grant(admin, "dora", 1)
+    await call(admin, "credits.erase_user", user_id="dora", admin_id=ANN)
     return {
         "granted": granted,
         "spent": spent,
@@ -1073,6 +1078,7 @@ async def test_the_export_has_everything_that_erasing_clears(admin: Connection) 
         "keyedCalls": 3,
         "adminActions": 3,
         "actionsAsAdmin": 2,
+        "erasuresAsAdmin": 1,
     }
     granted, refunded, gifted = document["adminActions"]
     assert (granted["action"], granted["amount"], granted["reason"]) == (

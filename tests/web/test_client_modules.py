@@ -65,6 +65,7 @@ SUPPORT_SCHEMAS = {
     "StripeEventReplayed": "EventReplayed",
     "Notice": "NoticeView",
     "NoticesRetried": "Retried",
+    "UserErased": "UserErased",
 }
 """The answers: how types.js names them, and how the OpenAPI document does."""
 

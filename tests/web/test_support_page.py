@@ -1,6 +1,8 @@
 """The pages for support: the overview, and one user with what is done to him."""
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -727,3 +729,39 @@ async def test_the_pages_are_accessible_and_fit(
     await page.goto("/admin")
     await expect(page.locator(".lead")).to_be_visible()
     await require_accessible(page)
+
+
+async def test_all_that_is_stored_about_a_user_is_saved_as_a_file(
+    people: People, shop: Shop
+) -> None:
+    await people.service.grant("ann", 30)
+    await used(people, "ann", 5, "Dear diary")
+    page = await support(people)
+    await page.goto("/admin/users/ann")
+    async with page.expect_download() as downloading:
+        await page.get_by_role("button", name="Download everything").click()
+    file = await downloading.value
+    assert file.suggested_filename == "data of ann.json"
+    document = json.loads(Path(await file.path()).read_text())
+    assert [row["description"] for row in document["transactions"]] == ["test", "Dear diary"]
+
+
+async def test_a_user_is_erased_only_by_who_names_him(people: People, shop: Shop) -> None:
+    await people.service.grant("ann", 30)
+    page = await support(people)
+    await page.goto("/admin/users/ann")
+    await expect(part(page, "Balance")).to_contain_text(f"30{NBSP}credits")
+    await page.get_by_role("button", name="Erase the user").click()
+    dialog = page.get_by_role("dialog", name="Erase the user")
+    await dialog.get_by_label("The user id, to confirm").fill("ben")
+    await dialog.get_by_role("button", name="Erase the user").click()
+    await expect(dialog).to_contain_text("This is not the id of this user.")
+    assert await people.service.balance("ann") == 30
+    await dialog.get_by_label("The user id, to confirm").fill("ann")
+    await dialog.get_by_role("button", name="Erase the user").click()
+    await expect(
+        page.get_by_text(f"The user is erased. Forfeited: 30{NBSP}credits.")
+    ).to_be_visible()
+    await expect(part(page, "Balance")).to_contain_text("Nobody of this id has been seen yet.")
+    assert await people.service.balance("ann") == 0
+    assert await shop.admin.fetchval("SELECT erased_by FROM credits.erasures") == "sue"

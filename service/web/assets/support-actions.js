@@ -44,6 +44,13 @@ const say = texts({
     revokeAbout: "Cloud Sync is off then. The data stay on the user's devices.",
     revokeButton: "End the gift",
     revoked: "The gift of Cloud Sync is ended.",
+    erase: "Erase the user",
+    eraseAbout:
+      "Cloud Sync ends, open holds and gifts go back, and what is left is forfeited. Names, addresses and texts are cleared; amounts and times stay in the ledger, under a pseudonym. This cannot be undone.",
+    eraseId: "The user id, to confirm",
+    eraseWrong: "This is not the id of this user.",
+    erased: (/** @type {string} */ amount) => `The user is erased. Forfeited: ${amount}.`,
+    file: (/** @type {string} */ userId) => `data of ${userId}.json`,
   },
   de: {
     reason: "Grund",
@@ -73,6 +80,13 @@ const say = texts({
     revokeAbout: "Cloud Sync ist dann aus. Die Daten bleiben auf den Geräten des Benutzers.",
     revokeButton: "Geschenk beenden",
     revoked: "Das geschenkte Cloud Sync ist beendet.",
+    erase: "Benutzer löschen",
+    eraseAbout:
+      "Cloud Sync endet, offene Vormerkungen und Geschenke gehen zurück, und was übrig ist, verfällt. Namen, Adressen und Texte werden gelöscht; im Kontobuch bleiben Beträge und Zeiten unter einem Pseudonym. Das lässt sich nicht rückgängig machen.",
+    eraseId: "Zur Bestätigung die Benutzer-ID",
+    eraseWrong: "Das ist nicht die ID dieses Benutzers.",
+    erased: (amount) => `Der Benutzer ist gelöscht. Verfallen: ${amount}.`,
+    file: (userId) => `Daten von ${userId}.json`,
   },
 });
 
@@ -177,6 +191,46 @@ export async function revokeSync(userId, changed) {
     run: () => admin.sync.revoke(userId, { reason: reason.value }),
   });
   if (done) tell(say.revoked, changed);
+}
+
+/**
+ * Save everything that is stored about a user as a file.
+ *
+ * @param {string} userId
+ */
+export async function download(userId) {
+  const document_ = await admin.users.exportAll(userId);
+  const file = new Blob([JSON.stringify(document_, null, 2)], { type: "application/json" });
+  const url = URL.createObjectURL(file);
+  h("a", { href: url, download: say.file(userId) }).click();
+  // The browser has taken it over once this turn of the loop is through.
+  setTimeout(() => URL.revokeObjectURL(url));
+}
+
+/**
+ * @param {string} userId
+ * @param {() => void} changed
+ */
+export async function erase(userId, changed) {
+  const confirmed = field({
+    name: "userId",
+    label: say.eraseId,
+    control: h("input", { type: "text", autocomplete: "off", spellcheck: false }),
+    check: (value) => (value === userId ? "" : say.eraseWrong),
+  });
+  let said = "";
+  const done = await askForm({
+    title: say.erase,
+    body: h("p", {}, say.eraseAbout),
+    fields: [confirmed],
+    label: say.erase,
+    danger: true,
+    run: async () => {
+      const { forfeitedCredits } = await admin.users.erase(userId);
+      said = say.erased(credits(forfeitedCredits));
+    },
+  });
+  if (done) tell(said, changed);
 }
 
 /**

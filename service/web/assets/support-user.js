@@ -4,11 +4,11 @@ import { h } from "./dom.js";
 import { credits, date, dateTime, euros, number, signedNumber } from "./format.js";
 import { texts } from "./i18n.js";
 import { base } from "./session.js";
-import { giveSync, grant, refund, revokeSync } from "./support-actions.js";
+import { download, erase, giveSync, grant, refund, revokeSync } from "./support-actions.js";
 import { admin, userPath } from "./support-api.js";
 import { select } from "./forms.js";
 import { badge, card, endless, fact, pagesByOffset, row, table } from "./parts.js";
-import { copyButton, region } from "./ui.js";
+import { actionButton, copyButton, region } from "./ui.js";
 import { giftWord, intervalWord, purchaseWord, typeWord, types } from "./words.js";
 
 /** @typedef {import("../client/types.js").AdminAction} Action */
@@ -81,6 +81,10 @@ const say = texts({
       revoke_sync_gift: "Gift of Cloud Sync ended",
     }),
     noReason: "no reason given",
+    data: "Personal data",
+    dataAbout: "For requests under the GDPR: all that is stored, as one file, or the end of it.",
+    download: "Download everything",
+    erase: "Erase the user",
   },
   de: {
     back: "Zum ganzen Support",
@@ -142,6 +146,11 @@ const say = texts({
       revoke_sync_gift: "Geschenktes Cloud Sync beendet",
     },
     noReason: "ohne Grund",
+    data: "Persönliche Daten",
+    dataAbout:
+      "Für Anfragen nach der DSGVO: alles, was gespeichert ist, als eine Datei, oder das Ende davon.",
+    download: "Alles herunterladen",
+    erase: "Benutzer löschen",
   },
 });
 
@@ -174,6 +183,7 @@ export function userPage(userId) {
       wide(card(say.ledger, parts.ledger.element)),
       card(say.purchases, parts.purchases.element),
       card(say.gifts, parts.gifts.element),
+      wide(dataCard(userId, gone)),
     ),
   ];
 
@@ -181,6 +191,28 @@ export function userPage(userId) {
   function changed() {
     for (const part of [parts.account, parts.sync, parts.ledger, parts.actions]) void part.reload();
   }
+
+  /** Nothing is left of what was shown. */
+  function gone() {
+    for (const part of Object.values(parts)) void part.reload();
+  }
+}
+
+/**
+ * @param {string} userId
+ * @param {() => void} gone
+ */
+function dataCard(userId, gone) {
+  return card(
+    say.data,
+    h("p", {}, say.dataAbout),
+    h(
+      "div",
+      { className: "choices" },
+      actionButton({ label: say.download, run: () => download(userId) }),
+      button(say.erase, () => erase(userId, gone), "danger"),
+    ),
+  );
 }
 
 /** @param {HTMLElement} element */

@@ -10,7 +10,7 @@ export * from "./errors.js";
  * @import {
  *   Account, AdminAction, AdminGrant, AdminRefund, EventQuery, Moved, Notice, NoticeQuery,
  *   NoticesRetried, Overview, PageQuery, Purchase, StripeEvent, StripeEventReplayed, SupportGift,
- *   SyncGiftState, SyncStatus, Transaction, TransactionQuery, UserFound, Why
+ *   SyncGiftState, SyncStatus, Transaction, TransactionQuery, UserErased, UserFound, Why
  * } from "./types.js"
  */
 
@@ -126,6 +126,27 @@ export function createAdminClient(options) {
        */
       refund: async (userId, refund, moveOptions) =>
         call.move("POST", pathOf`/admin/users/${userId}/refund`, refund, moveOptions),
+
+      /**
+       * Everything that is stored about a user, to be handed to him; its form is in openapi.json.
+       *
+       * @param {string} userId
+       * @param {CallOptions} [callOptions]
+       * @returns {Promise<Record<string, unknown>>}
+       */
+      exportAll: async (userId, callOptions) =>
+        call.get(pathOf`/admin/users/${userId}/export`, {}, callOptions),
+
+      /**
+       * Erase a user for good: what is left is forfeited, and a pseudonym takes his place in the
+       * ledger. Again changes nothing, so the numbers are zeros where an answer was lost.
+       *
+       * @param {string} userId
+       * @param {CallOptions} [callOptions]
+       * @returns {Promise<UserErased>}
+       */
+      erase: async (userId, callOptions) =>
+        call.change("DELETE", pathOf`/admin/users/${userId}`, {}, callOptions),
     },
 
     sync: {

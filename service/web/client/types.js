@@ -5,7 +5,10 @@
 
 /** @typedef {string} Time ISO 8601, UTC, milliseconds */
 /** @typedef {"monthly" | "quarterly" | "yearly"} Interval */
-/** @typedef {"purchase" | "usage" | "refund" | "gift" | "grant" | "reversal"} TransactionType */
+/**
+ * @typedef {"purchase" | "usage" | "refund" | "gift" | "grant" | "reversal" | "forfeiture"
+ *   } TransactionType
+ */
 /** @typedef {"simple" | "personalized"} GiftType */
 /** @typedef {"active" | "depleted" | "expired" | "cancelled"} GiftStatus */
 /**
@@ -480,6 +483,18 @@
 /**
  * @typedef {object} NoticesRetried
  * @property {number} retried how many are sent once more
+ */
+
+/**
+ * What erasing a user did; a repetition does nothing, and says zeros and null.
+ *
+ * @typedef {object} UserErased
+ * @property {true} success
+ * @property {number} forfeitedCredits credits that were left
+ * @property {number} writtenOffCredits credits by which the balance was below zero
+ * @property {number} cancelledGifts
+ * @property {number} releasedHolds
+ * @property {Time | null} erasedAt null where nothing was known of the user
  */
 
 /**

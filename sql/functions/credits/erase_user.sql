@@ -6,13 +6,15 @@
 --
 -- Called again, also by a caller who never got the answer (the same p_id), it changes nothing. For a
 -- user never seen there is nothing to do. p_id is the random part of the pseudonym: whoever draws it
--- must forget it.
+-- must forget it. p_admin_id is the administrator who does it, if one does.
 --
 -- Locks:  see _lock_account.
 -- Keeps:  conservation, by a ledger row of the type forfeiture.
 -- Raises: MC001 invalid_request, also for a pseudonym; 55P03 lock_not_available where something of
 --         his is being worked on that came while this waited.
-CREATE OR REPLACE FUNCTION credits.erase_user(p_user_id text, p_id uuid DEFAULT NULL)
+CREATE OR REPLACE FUNCTION credits.erase_user(
+    p_user_id text, p_id uuid DEFAULT NULL, p_admin_id text DEFAULT NULL
+)
 RETURNS credits.erasure
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
@@ -27,6 +29,7 @@ DECLARE
     v_erasure   credits.erasure;
 BEGIN
     PERFORM credits._require_user_id(p_user_id);
+    PERFORM credits._require_admin(coalesce(p_admin_id, 'none'), 'erasure', NULL);
     SELECT a.* INTO v_account FROM credits._lock_account(p_user_id) AS a;
     v_now := clock_timestamp();
     SELECT
@@ -47,10 +50,11 @@ BEGIN
         AND cardinality(v_account.gift_ids) + cardinality(v_account.event_ids) = 0
         AND NOT EXISTS (SELECT 1 FROM gifts.gift_redemptions WHERE user_id = p_user_id)
         AND NOT EXISTS (SELECT 1 FROM credits.admin_actions WHERE admin_id = p_user_id)
+        AND NOT EXISTS (SELECT 1 FROM credits.erasures WHERE erased_by = p_user_id)
     THEN
         RETURN v_erasure;
     END IF;
-    INSERT INTO credits.erasures (user_id) VALUES (v_pseudonym);
+    INSERT INTO credits.erasures (user_id, erased_by) VALUES (v_pseudonym, p_admin_id);
 
     IF v_account.has_balance THEN
         v_returned := ARRAY(
@@ -86,6 +90,7 @@ BEGIN
     END IF;
     PERFORM gifts._forget_person(p_user_id, v_pseudonym, v_account.gift_ids);
     PERFORM credits._forget_in_logs(p_user_id, v_pseudonym, v_account.event_ids);
+    UPDATE credits.erasures SET erased_by = v_pseudonym WHERE erased_by = p_user_id;
 
     v_erasure.erased_at := v_now;
     UPDATE credits.erasures SET
@@ -98,5 +103,5 @@ BEGIN
     RETURN v_erasure;
 END
 $$;
-COMMENT ON FUNCTION credits.erase_user(text, uuid) IS
+COMMENT ON FUNCTION credits.erase_user(text, uuid, text) IS
 'Erases a user: ends what is open, forfeits what is left, and puts a pseudonym where he was; amounts, order and times of the ledger stay. Again changes nothing. Cannot be undone. Raises MC001 invalid_request';

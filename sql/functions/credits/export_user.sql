@@ -211,6 +211,13 @@ BEGIN
             ) ORDER BY a.created_at, a.id), '[]')
             FROM credits.admin_actions AS a
             WHERE a.admin_id = p_user_id
+        ),
+        'erasuresAsAdmin', (
+            SELECT coalesce(json_agg(json_build_object(
+                'erasedAt', credits._wire_time(e.erased_at)
+            ) ORDER BY e.erased_at), '[]')
+            FROM credits.erasures AS e
+            WHERE e.erased_by = p_user_id
         )
     );
 END

@@ -253,3 +253,26 @@ async def test_nothing_of_it_is_logged(
     said = caplog.text + "".join(capfd.readouterr())
     for secret in (ann, "Annabel", "Dear diary", "erased-"):
         assert secret not in said
+
+
+async def test_support_does_the_same_and_it_is_written_down_who(
+    service: Running, ann: str, bob: str
+) -> None:
+    await live(service, ann)
+    claims = {"role": "admin", "name": "Rita"}
+    exported = await service.call("GET", f"/admin/users/{ann}/export", user=bob, claims=claims)
+    assert exported.status == 200
+    assert len(exported.body["transactions"]) == 4
+    refused = await service.call("DELETE", f"/admin/users/{ann}", user=ann)
+    assert refused.status == 403
+
+    erased = await service.call("DELETE", f"/admin/users/{ann}", user=bob, claims=claims)
+
+    assert erased.body["forfeitedCredits"] == 500 - 5 - 30
+    again = await service.call("DELETE", f"/admin/users/{ann}", user=bob, claims=claims)
+    assert again.body["erasedAt"] is None
+    of_bob = (await export(service, bob)).body
+    assert of_bob["erasuresAsAdmin"] == [{"erasedAt": erased.body["erasedAt"]}]
+    # Who is erased in turn is no longer named there.
+    assert a_time((await erase(service, bob)).body["erasedAt"])
+    assert (await export(service, bob)).body["erasuresAsAdmin"] == []
