@@ -1,5 +1,6 @@
 """The pages for support: the overview, and one user with what is done to him."""
 
+import asyncio
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -742,7 +743,7 @@ async def test_all_that_is_stored_about_a_user_is_saved_as_a_file(
         await page.get_by_role("button", name="Download everything").click()
     file = await downloading.value
     assert file.suggested_filename == "data of ann.json"
-    document = json.loads(Path(await file.path()).read_text())
+    document = json.loads(await asyncio.to_thread(Path(await file.path()).read_text))
     assert [row["description"] for row in document["transactions"]] == ["test", "Dear diary"]
 
 

@@ -146,7 +146,7 @@ export function createAdminClient(options) {
        * @returns {Promise<UserErased>}
        */
       erase: async (userId, callOptions) =>
-        call.change("DELETE", pathOf`/admin/users/${userId}`, {}, callOptions),
+        call.change("DELETE", pathOf`/admin/users/${userId}`, undefined, callOptions),
     },
 
     sync: {

@@ -327,7 +327,7 @@ export function createTransport({
      * @template T
      * @param {"POST" | "DELETE"} method
      * @param {string} path
-     * @param {object} body
+     * @param {Call["body"]} body
      * @param {CallOptions} [options]
      * @returns {Promise<T>}
      */

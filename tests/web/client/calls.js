@@ -122,6 +122,8 @@ export const ADMIN_CALLS = [
     "/admin/users/ann/refund",
     { body: { transactionId: ID, ...WHY }, moves: true },
   ],
+  ["users.exportAll", (c) => c.users.exportAll("ann"), "GET", "/admin/users/ann/export"],
+  ["users.erase", (c) => c.users.erase("ann"), "DELETE", "/admin/users/ann"],
   ["sync.status", (c) => c.sync.status("ann"), "GET", "/admin/sync/ann"],
   ["sync.gift", (c) => c.sync.gift("ann", WHY), "POST", "/admin/sync/ann/gift", { body: WHY }],
   [
