@@ -755,8 +755,7 @@ async def test_in_german(people: People, shop: Shop) -> None:
     await expect(ben.get_by_text("Zu deinem Konto")).to_be_visible()
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
-@pytest.mark.parametrize("locale", ["en", "de"])
+@pytest.mark.parametrize(("locale", "theme"), [("en", "light"), ("de", "dark")])
 async def test_the_pages_are_accessible_and_fit(
     people: People, shop: Shop, locale: Locale, theme: Theme
 ) -> None:

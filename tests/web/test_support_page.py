@@ -679,8 +679,7 @@ async def test_what_cannot_be_loaded_can_be_tried_again(people: People) -> None:
     await expect(balance).to_contain_text(f"70{NBSP}credits")
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
-@pytest.mark.parametrize("locale", ["en", "de"])
+@pytest.mark.parametrize(("locale", "theme"), [("en", "light"), ("de", "dark")])
 async def test_the_pages_are_accessible_and_fit(
     people: People, shop: Shop, admin: Connection, locale: Locale, theme: Theme
 ) -> None:
