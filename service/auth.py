@@ -2,10 +2,12 @@
 
 import asyncio
 import contextlib
+import hashlib
 import hmac
 import random
 import re
 import time
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -40,6 +42,8 @@ FIRST_RETRY_SECONDS: Final = 1.0
 """Before a first set was had: at most one fetch in this time because of requests."""
 KEY_SET_MAX_BYTES: Final = 256 * 1024
 RSA_MIN_BITS: Final = 2048
+TOKENS_MAX: Final = 10_000
+"""Verified tokens that one process remembers, some hundred bytes each."""
 APP_ID_MAX: Final = 64
 APP_ID_PATTERN: Final = r"^[ -~]*$"
 """Printable ASCII: what a header may hold beyond that, each client and proxy reads its own way."""
@@ -145,6 +149,9 @@ class KeySet:
                     with contextlib.suppress(asyncio.CancelledError):
                         await task
 
+    def __contains__(self, key: Key) -> bool:
+        return key in self._keys
+
     async def load(self) -> int:
         """Fetch the set now; how many usable keys there are."""
         await self._fetch()
@@ -211,7 +218,8 @@ class KeySet:
             return False
         finally:
             self._tried_at = self._clock()
-        self._keys = keys
+        # A key that stays is the same object, so that it is known at a glance.
+        self._keys = tuple(next((old for old in self._keys if old == key), key) for key in keys)
         return True
 
     async def _download(self) -> bytes:
@@ -239,17 +247,56 @@ class KeySet:
             await asyncio.sleep(pause * random.uniform(0.8, 1.0))  # noqa: S311 - not a secret
 
 
-class Authenticator:
-    """Verifies what callers show. Every refusal is an ApiError that tells no secret."""
+@dataclass(frozen=True, slots=True)
+class _Verified:
+    """What a token was found to say, by which key, and until when (seconds since 1970)."""
 
-    def __init__(self, keys: KeySet, *, issuer: str, service_keys: Sequence[str]) -> None:
+    caller: Caller
+    key: Key
+    expires: float
+
+
+class Authenticator:
+    """Verifies what callers show. Every refusal is an ApiError that tells no secret.
+
+    A verified token is remembered until it expires, its key leaves the set, or more than
+    `tokens_max` others were shown since.
+    """
+
+    def __init__(
+        self,
+        keys: KeySet,
+        *,
+        issuer: str,
+        service_keys: Sequence[str],
+        tokens_max: int = TOKENS_MAX,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._keys = keys
         self._issuer = issuer
+        self._clock = clock
+        self._tokens_max = tokens_max
+        # By digest, since tokens are long; the one that was shown longest ago comes first.
+        self._verified: OrderedDict[bytes, _Verified] = OrderedDict()
         self._service_keys = tuple(key.encode() for key in service_keys)
 
     async def user(self, request: web.Request) -> Caller:
         """The user of the request's bearer token; 401, or 503 before a key set was ever had."""
         token = _bearer(request)
+        digest = hashlib.sha256(token.encode()).digest()
+        known = self._verified.get(digest)
+        if known is not None:
+            if self._clock() < known.expires and known.key in self._keys:
+                self._verified.move_to_end(digest)
+                return known.caller
+            del self._verified[digest]
+        verified = await self._verify(token)
+        self._verified[digest] = verified
+        if len(self._verified) > self._tokens_max:
+            self._verified.popitem(last=False)
+        return verified.caller
+
+    async def _verify(self, token: str) -> _Verified:
         try:
             header = jwt.get_unverified_header(token)
         except Exception as error:  # anybody can send anything here
@@ -275,7 +322,7 @@ class Authenticator:
             raise _refused("The token has expired") from error
         except Exception as error:  # whatever is wrong with it, it is refused
             raise _refused("The token is not valid") from error
-        return _caller(claims)
+        return _Verified(_caller(claims), key, int(claims["exp"]) + LEEWAY_SECONDS)
 
     def service(self, request: web.Request) -> ServiceCaller:
         """The service that shows a service key; 401, or 400 for an impossible `X-App-Id`."""

@@ -7,17 +7,19 @@ import hashlib
 import hmac
 import json
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import aiohttp
 import jwt
 import pytest
 from aiohttp import web
+from aiohttp.test_utils import make_mocked_request
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from service import auth
 from service.auth import Authenticator, KeySet, KeySetError, read_key_set
+from service.errors import ApiError
 from service.keys import AUTHENTICATOR, CALLER, SERVICE_CALLER, SETTINGS
 from service.middleware import MIDDLEWARES, add_routes
 from service.settings import Settings
@@ -568,3 +570,95 @@ async def test_a_users_token_is_no_service_key(client: Client, issuer: Issuer) -
     assert answer.status == 401
     answer = await client.get("/user", headers={"X-Service-Key": SERVICE_KEYS[0]})
     assert answer.status == 401
+
+
+# Tokens that are remembered
+
+
+@contextlib.asynccontextmanager
+async def remembering(
+    issuer: Issuer, monkeypatch: pytest.MonkeyPatch, *, tokens_max: int = 10
+) -> AsyncIterator[tuple[Callable[[str], Awaitable[str]], KeySet, list[str], Clock]]:
+    """Who shows a token is told its user; with the key set, what was verified, and a clock."""
+    verified: list[str] = []
+    decode = jwt.decode
+
+    def counting(token: str, *arguments: Any, **more: Any) -> Any:
+        verified.append(token)
+        return decode(token, *arguments, **more)
+
+    monkeypatch.setattr(jwt, "decode", counting)
+    clock = Clock()
+    clock.now = time.time()
+    async with aiohttp.ClientSession() as session:
+        keys = KeySet(session, issuer.jwks_url)
+        await keys.load()
+        authenticator = Authenticator(
+            keys, issuer=issuer.url, service_keys=(), tokens_max=tokens_max, clock=clock
+        )
+
+        async def show(token: str) -> str:
+            request = make_mocked_request("GET", "/", {"Authorization": f"Bearer {token}"})
+            return (await authenticator.user(request)).user_id
+
+        yield show, keys, verified, clock
+
+
+async def test_a_token_is_verified_once(issuer: Issuer, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with remembering(issuer, monkeypatch) as (show, _, verified, _):
+        one, other = issuer.token(), issuer.token(sub="user-2")
+        assert [await show(token) for token in (one, other, one, other)] == ["user-1", "user-2"] * 2
+        assert verified == [one, other]
+
+
+async def test_what_is_refused_is_not_remembered(
+    issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with remembering(issuer, monkeypatch) as (show, _, verified, _):
+        wrong = issuer.token(aud="others")
+        for _ in range(2):
+            with pytest.raises(ApiError):
+                await show(wrong)
+        assert verified == [wrong, wrong]
+
+
+async def test_a_remembered_token_ends_when_it_expires(
+    issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with remembering(issuer, monkeypatch) as (show, _, verified, clock):
+        token = issuer.token(exp=int(time.time()) + 60)
+        await show(token)
+        clock.now += 60
+        await show(token)
+        assert len(verified) == 1
+        clock.now += auth.LEEWAY_SECONDS + 1
+        await show(token)  # by the clock of the tests alone it has expired
+        assert len(verified) == 2
+
+
+async def test_a_remembered_token_ends_with_its_key(
+    issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with remembering(issuer, monkeypatch) as (show, keys, verified, _):
+        token = issuer.token()
+        await show(token)
+        await keys.load()
+        await show(token)
+        assert len(verified) == 1
+        # Another key of the same name is another key.
+        issuer.keys = [SigningKey.make(issuer.keys[0].kid, "EdDSA")]
+        await keys.load()
+        with pytest.raises(ApiError):
+            await show(token)
+
+
+async def test_only_so_many_tokens_are_remembered(
+    issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with remembering(issuer, monkeypatch, tokens_max=2) as (show, _, verified, _):
+        first, second, third = (issuer.token(sub=f"user-{number}") for number in range(3))
+        for token in (first, second, first, third, first):
+            await show(token)
+        assert verified == [first, second, third]
+        await show(second)
+        assert verified == [first, second, third, second]
