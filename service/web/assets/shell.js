@@ -75,7 +75,6 @@ export async function start({ title, here, anybody = false, render }) {
   const content = byId("content");
   const heading = h("h1", {}, title);
   drawTop(here, null);
-  drawBottom();
   fill(content, heading);
 
   /** @type {Person | null} */
@@ -94,11 +93,15 @@ export async function start({ title, here, anybody = false, render }) {
     person = null;
   }
   if (person === null && !anybody) {
-    if (!signIn({ unasked: true })) fill(content, heading, signedOut());
+    if (signIn({ unasked: true })) return;
+    fill(content, heading, signedOut());
+    drawBottom();
     return;
   }
   drawTop(here, person);
   fill(content, heading, render(person));
+  // Behind the rest, which would push it down.
+  drawBottom();
   if (person !== null) watchSync(person.userId);
   // From the cache of the back button, a page would show what was; and its tokens may be gone.
   addEventListener("pageshow", (event) => event.persisted && location.reload());
