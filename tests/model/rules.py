@@ -100,6 +100,10 @@ class Machine(RuleBasedStateMachine):
         self.step("reserve", user=owner, amount=12, reason="chat", hours=24, key=None)
         self.step("give", user=owner, credits=11, address=None, days=30, key=None)
         self.step("give", user=owner, credits=5, address="ben@example.org", days=1, key="k2")
+        self.step("give", user=owner, credits=7, address="ada@example.org", days=30, key="k3")
+        gift = self.model.gifts[-1]
+        email = email_of("ada")
+        self.step("redeem", gift=gift, user="ada", email=email, verified=True, key=None)
         self.step("start_purchase", user=owner, package=self.packages[1], key=None)
         self.payment_event(pick=0, kind="succeeded", at=2, wrong=None)
 
