@@ -8,8 +8,9 @@ from typing import Any
 
 from tests.support.databases import Clone, Connection, connect
 from tests.support.running import Answer
+from tests.support.waiting import PATIENCE_SECONDS
 
-WAIT_SECONDS = 60.0
+WAIT_SECONDS = PATIENCE_SECONDS
 """Before a condition that is waited for counts as never coming; no test is that slow."""
 
 
