@@ -51,7 +51,7 @@ async def in_turn(
     await one
     waiting = asyncio.ensure_future(other)
     try:
-        await blocked(admin, second)
+        await blocked(admin, second, waiting)
         await first.execute(end)
         return await waiting
     finally:
@@ -432,9 +432,9 @@ async def test_a_gift_and_an_activation_of_one_user_do_not_wait_in_a_circle(
         await holder.execute("BEGIN")
         await holder.fetchrow(USE, "ann", 1, None)
         gift = asyncio.ensure_future(giving.fetchrow(GIVE, "ann", 10, "ann@example.org"))
-        await blocked(admin, giving)
+        await blocked(admin, giving, gift)
         sync = asyncio.ensure_future(activating.fetchrow(ACTIVATE, "ann", "ann@example.com"))
-        await blocked(admin, activating)
+        await blocked(admin, activating, sync)
         await holder.execute("COMMIT")
         await asyncio.gather(gift, sync)
 
@@ -449,9 +449,9 @@ async def test_a_gift_and_a_paid_checkout_of_one_user_do_not_wait_in_a_circle(
         await holder.execute("BEGIN")
         await holder.fetchrow(USE, "ann", 1, None)
         gift = asyncio.ensure_future(giving.fetchrow(GIVE, "ann", 10, "ann@example.org"))
-        await blocked(admin, giving)
+        await blocked(admin, giving, gift)
         paid = asyncio.ensure_future(paying.fetchrow(APPLY, event))
-        await blocked(admin, paying)
+        await blocked(admin, paying, paid)
         await holder.execute("COMMIT")
         _, applied = await asyncio.gather(gift, paid)
     assert applied is not None
@@ -500,9 +500,9 @@ async def test_announced_charges_and_expired_holds_do_not_wait_in_a_circle(
                 "now() + interval '2 days', 10, '-infinity', '')"
             )
         )
-        await blocked(admin, one)
+        await blocked(admin, one, expiry)
         notices = asyncio.ensure_future(two.fetchrow("SELECT * FROM credits.announce_charges()"))
-        await blocked(admin, two)
+        await blocked(admin, two, notices)
         await holder.execute("COMMIT")
         expired, announced = await asyncio.gather(expiry, notices)
     assert expired is not None

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 # Before the tests are imported, which read it: with a broken lock, what they wait for never comes.
-os.environ.setdefault("MANA_TEST_PATIENCE", "10")
+os.environ.setdefault("MANA_TEST_PATIENCE", "15")
 # And with a broken function, the first failure is enough.
 os.environ.setdefault("MANA_MODEL_SHRINK", "0")
 
@@ -29,7 +29,7 @@ from tests.mutation.operators import OPERATORS, Mutant, noop
 from tests.mutation.running import Outcome, Task, Workers, collect, record
 from tests.mutation.sqltext import Function, read_functions
 from tests.mutation.survivors import as_table, known_survivors
-from tests.mutation.tests import ROOT, Record, select
+from tests.mutation.tests import PATHS, ROOT, Record, select
 
 BUILD = ROOT / "build" / "mutation"
 
@@ -76,6 +76,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--again", action="store_true", help="with --resume: try again what has survived"
+    )
+    parser.add_argument("--tests", action="append", metavar="PATH", help="other tests than usual")
+    parser.add_argument(
+        "--within", type=float, default=float("inf"), metavar="SECONDS",
+        help="only tests that take no longer; with --resume --again the others afterwards",
     )
     parser.add_argument("--record", action="store_true", help="see again which test calls what")
     return parser
@@ -136,16 +141,16 @@ def _run(
         results.load()
     else:
         options.results.unlink(missing_ok=True)
-    collected = collect()
+    collected = collect(options.tests or PATHS)
     recorded = _recorded(functions, collected, options)
-    if recorded is None:
-        return 2
 
     def is_open(mutant: Mutant) -> bool:
         known = results.of(mutant)
         return known is None or (options.again and known["state"] == "survived")
 
     waiting = [mutant for mutant in mutants if is_open(mutant)]
+    seconds = {name: seen.seconds for name, seen in recorded.tests.items()}
+    within = [name for name in collected if seconds.get(name, 0) <= options.within]
     kills: defaultdict[str, list[str]] = defaultdict(list)
     start = time.monotonic()
     done = 0
@@ -153,7 +158,7 @@ def _run(
     def tasks() -> Iterator[Task]:
         for number, mutant in enumerate(waiting):
             found = kills[mutant.function]
-            yield number, mutant.sql, select(mutant, functions, recorded, collected, found)
+            yield number, mutant.sql, select(mutant, functions, recorded, within, found)
 
     def tell(number: int, outcome: Outcome) -> None:
         nonlocal done
@@ -171,7 +176,6 @@ def _run(
         )
 
     if waiting:
-        seconds = {name: seen.seconds for name, seen in recorded.tests.items()}
         workers = Workers(options.jobs, seconds)
         try:
             workers.run(tasks(), tell)
@@ -185,24 +189,24 @@ def _run(
 
 def _recorded(
     functions: Mapping[str, Function], collected: Sequence[str], options: argparse.Namespace
-) -> Record | None:
-    """Which test calls what, from the last run, or by running them all once."""
+) -> Record:
+    """Which test calls what, from earlier runs, and by running once those that are new."""
     digest = _digest("".join(function.text for function in functions.values()))
     path = BUILD / "record.json"
     known = None if options.record else Record.load(path)
-    if known is not None and known.digest == digest:
-        return known
-    print(f"running all {len(collected)} tests once, to see what each of them calls", flush=True)
-    # Nothing but a comment is changed in any function: a test that fails for this would fail for
-    # every mutant, and show nothing.
-    unchanged = "\n".join(noop(functions[name]) for name in money_functions(functions))
-    tests, failed = record(collected, unchanged, options.jobs)
-    if failed:
-        print("these tests fail without a mutant:", *failed, sep="\n")
-        return None
-    made = Record(digest, tests)
-    made.save(path)
-    return made
+    tests = dict(known.tests) if known is not None and known.digest == digest else {}
+    new = [name for name in collected if name not in tests]
+    if new:
+        print(f"running {len(new)} tests once, to see what each of them calls", flush=True)
+        # Nothing but a comment is changed in any function. A test that fails for this would fail
+        # for every mutant, and show nothing: it is left out, and recorded again the next time.
+        unchanged = "\n".join(noop(functions[name]) for name in money_functions(functions))
+        seen, failed = record(new, unchanged, options.jobs)
+        for name, said in failed.items():
+            print(f"left out, since it fails without a mutant: {name}\n{said}", flush=True)
+        tests |= seen
+        Record(digest, tests).save(path)
+    return Record(digest, tests)
 
 
 def _sum_up(mutants: Sequence[Mutant], results: _Results) -> int:

@@ -52,16 +52,17 @@ _EQUALITY = {"=": "<>", "<>": "="}
 
 def mutants(function: Function, functions: Mapping[str, Function]) -> list[Mutant]:
     """Every mutant of a function, in the order of its text; `functions` for what it calls."""
-    found = []
-    for operator, edits in _OPERATORS.items():
-        for edit in edits(function):
-            found.append((edit[0].start, operator, edit, ""))
+    found: list[tuple[int, str, tuple[Edit, ...], str]] = [
+        (edits[0].start, operator, edits, "")
+        for operator, finds in _OPERATORS.items()
+        for edits in finds(function)
+    ]
     for edit, twins in _unlocked_calls(function, functions):
         found.append((edit.start, "unlocked-call", (edit,), twins))
     found.sort(key=lambda item: item[0])
     numbers: Counter[str] = Counter()
     made = []
-    for start, operator, edit, twins in found:
+    for start, operator, edits, twins in found:
         numbers[operator] += 1
         made.append(
             Mutant(
@@ -69,8 +70,8 @@ def mutants(function: Function, functions: Mapping[str, Function]) -> list[Mutan
                 function=function.name,
                 operator=operator,
                 line=function.text.count("\n", 0, start) + 1,
-                change=_describe(function.text, edit),
-                sql=twins + apply(function.text, edit),
+                change=_describe(function.text, edits),
+                sql=twins + apply(function.text, edits),
             )
         )
     return made
@@ -88,9 +89,8 @@ def _describe(text: str, edits: Sequence[Edit]) -> str:
     parts = []
     for edit in edits:
         before, after = _on_one_line(text[edit.start : edit.end]), _on_one_line(edit.instead)
-        parts.append(
-            f"{before} → {after}" if before and after else before and f"without {before}" or f"+ {after}"
-        )
+        both = f"{before} → {after}"
+        parts.append(both if before and after else f"without {before}" if before else f"+ {after}")
     what = ", ".join(dict.fromkeys(parts))
     first = edits[0]
     line = text[text.rfind("\n", 0, first.start) + 1 :].partition("\n")[0].strip()
@@ -132,7 +132,8 @@ def _start_of_operand(tokens: Tokens, end: int, starts: set[str]) -> int:
         before = tokens[index - 1]
         if before.depth < depth:
             return index
-        if before.depth == depth and before.upper in starts:
+        is_bound = before.upper == "AND" and _belongs_to_between(tokens, index - 1)
+        if before.depth == depth and before.upper in starts and not is_bound:
             return index
         index -= 1
     return index
@@ -327,8 +328,10 @@ def _part(function: Function) -> Iterator[tuple[Edit, ...]]:
         # No test can make what an ASSERT rules out, and a text that is too long moves nothing.
         if said & {"OTHERS", "CHAR_LENGTH", "OCTET_LENGTH"}:
             continue
-        is_first = start == 0 or tokens[start - 1].upper != word or tokens[start - 1].depth != (
-            token.depth
+        is_first = (
+            start == 0
+            or tokens[start - 1].upper != word
+            or tokens[start - 1].depth != (token.depth)
         )
         if is_first and not _is_said_twice(tokens, start, index):
             yield (Edit(tokens[start].start, tokens[index + 1].start, ""),)
@@ -452,4 +455,6 @@ OPERATORS = {name: (edits.__doc__ or "") for name, edits in _OPERATORS.items()} 
 
 def noop(function: Function) -> str:
     """The function's file with nothing changed but a comment in its body."""
-    return parse(function.text).text[: function.end] + "-- unchanged\n" + function.text[function.end :]
+    return (
+        parse(function.text).text[: function.end] + "-- unchanged\n" + function.text[function.end :]
+    )

@@ -18,12 +18,13 @@ from typing import Any, Literal
 
 import psycopg
 import pytest
+from _pytest.fixtures import SubRequest
 from psycopg import sql
 from pytest_postgresql.janitor import DatabaseJanitor
 
 from service.dev.postgres import Cluster, temporary_cluster
 from service.migrate import OWNER, migrate
-from tests.mutation.tests import DESELECTED, IGNORED, PATHS, Seen
+from tests.mutation.tests import DESELECTED, IGNORED, Seen
 from tests.support.databases import as_settings
 
 State = Literal["killed", "timed out", "survived", "refused"]
@@ -51,14 +52,14 @@ class Outcome:
 
 
 class _Lent:
-    """A pytest plugin: the cluster and the template that are there, and the tests that are wanted."""
+    """A pytest plugin: the cluster and template that are there, and the tests that are wanted."""
 
     def __init__(self, cluster: Cluster, tests: Sequence[str] | None) -> None:
         self._lent: dict[str, object] = {"cluster": cluster, "template": TEMPLATE}
         self._wanted = None if tests is None else {name: n for n, name in enumerate(tests)}
 
     def pytest_fixture_setup(
-        self, fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest
+        self, fixturedef: pytest.FixtureDef[Any], request: SubRequest
     ) -> object | None:
         """Answer in the place of the fixtures of tests/conftest.py."""
         lent = self._lent.get(fixturedef.argname)
@@ -108,7 +109,7 @@ class _Recorder(_Lent):
     def __init__(self, cluster: Cluster, tests: Sequence[str]) -> None:
         super().__init__(cluster, tests)
         self._test = ""
-        self.failed: list[str] = []
+        self.failed: dict[str, str] = {}
         self.seconds: defaultdict[str, float] = defaultdict(float)
         self.functions: defaultdict[str, set[str]] = defaultdict(set)
         drop = DatabaseJanitor.drop
@@ -117,7 +118,8 @@ class _Recorder(_Lent):
             self.functions[self._test] |= _called(cluster, janitor.dbname)
             drop(janitor)
 
-        DatabaseJanitor.drop = look_and_drop
+        # In this process alone, which does nothing else.
+        setattr(DatabaseJanitor, "drop", look_and_drop)  # noqa: B010
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
@@ -129,7 +131,7 @@ class _Recorder(_Lent):
         """Add up what a test takes."""
         self.seconds[report.nodeid] += report.duration
         if report.failed:
-            self.failed.append(f"{report.nodeid}: {report.longreprtext[-400:]}")
+            self.failed[report.nodeid] = report.longreprtext[-400:]
 
 
 def _called(cluster: Cluster, dbname: str) -> set[str]:
@@ -142,12 +144,14 @@ def _called(cluster: Cluster, dbname: str) -> set[str]:
         deadline = time.monotonic() + _EXIT_SECONDS
         while connection.execute(others).fetchone() and time.monotonic() < deadline:
             time.sleep(0.005)
-        rows = connection.execute("SELECT schemaname || '.' || funcname FROM pg_stat_user_functions")
+        rows = connection.execute(
+            "SELECT schemaname || '.' || funcname FROM pg_stat_user_functions"
+        )
         return {str(row[0]) for row in rows}
 
 
-def collect() -> list[str]:
-    """Import every test, and return the names of all."""
+def collect(paths: Sequence[str]) -> list[str]:
+    """Import the tests in these paths, and return their names."""
     found: list[str] = []
 
     class Collected:
@@ -155,7 +159,7 @@ def collect() -> list[str]:
             found.extend(item.nodeid for item in session.items)
 
     with _silence():
-        status = pytest.main(["--collect-only", *_ARGUMENTS, *PATHS], plugins=[Collected()])
+        status = pytest.main(["--collect-only", *_ARGUMENTS, *paths], plugins=[Collected()])
     assert status == pytest.ExitCode.OK, "the tests cannot be collected"
     return found
 
@@ -316,11 +320,11 @@ class Workers:
         for pipe in self._pipes:
             self._send(pipe, tasks, busy)
         while busy:
-            for pipe in multiprocessing.connection.wait(list(busy)):
-                assert isinstance(pipe, Pipe)
-                busy.discard(pipe)
-                done(*pipe.recv())
-                self._send(pipe, tasks, busy)
+            for ready in multiprocessing.connection.wait(list(busy)):
+                assert isinstance(ready, Pipe)
+                busy.discard(ready)
+                done(*ready.recv())
+                self._send(ready, tasks, busy)
 
     @staticmethod
     def _send(pipe: Pipe, tasks: Iterator[Task], busy: set[Pipe]) -> None:
@@ -337,8 +341,8 @@ class Workers:
             process.join()
 
 
-def record(tests: Sequence[str], unchanged: str, jobs: int) -> tuple[dict[str, Seen], list[str]]:
-    """Run all tests once; what each has done, and which have failed, of which there may be none."""
+def record(tests: Sequence[str], unchanged: str, jobs: int) -> tuple[dict[str, Seen], dict[str, str]]:
+    """Run tests once; what each of them has done, and what was said by those that have failed."""
     # Whole files, so that those that take long do not all go to one.
     shares: list[list[str]] = [[] for _ in range(jobs)]
     for number, file in enumerate(sorted(_files(tests))):
@@ -351,11 +355,11 @@ def record(tests: Sequence[str], unchanged: str, jobs: int) -> tuple[dict[str, S
         theirs.close()
         pipes.append((process, ours))
     seen: dict[str, Seen] = {}
-    failed: list[str] = []
+    failed: dict[str, str] = {}
     for process, pipe in pipes:
         some, fails = pipe.recv()
         seen |= some
-        failed += fails
+        failed |= fails
         process.join()
     return seen, failed
 
@@ -370,6 +374,7 @@ def _record_share(tests: Sequence[str], unchanged: str, pipe: Pipe) -> None:
                 {
                     name: Seen(round(seconds, 3), frozenset(recorder.functions[name]))
                     for name, seconds in recorder.seconds.items()
+                    if name not in recorder.failed
                 },
                 recorder.failed,
             )

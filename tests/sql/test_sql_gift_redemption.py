@@ -208,7 +208,7 @@ async def test_whoever_waited_while_another_redeemed_finds_it_claimed(
         async with service_login.transaction():
             await call(service_login, REDEEM, code=gift["code"], user_id="bob")
             late = asyncio.create_task(call(other, REDEEM, code=gift["code"], user_id="cat"))
-            await blocked(admin, other)
+            await blocked(admin, other, late)
         assert (await late)["outcome"] == "failed_already_claimed"
     finally:
         await other.close()
@@ -228,7 +228,7 @@ async def test_whoever_waited_gets_it_when_the_other_fails(
         await undone.start()
         await call(service_login, REDEEM, code=gift["code"], user_id="bob")
         late = asyncio.create_task(call(other, REDEEM, code=gift["code"], user_id="cat"))
-        await blocked(admin, other)
+        await blocked(admin, other, late)
         await undone.rollback()
         assert (await late)["outcome"] == "success"
     finally:
@@ -245,7 +245,7 @@ async def test_one_redeemer_twice_at_once_gets_it_once(
         async with service_login.transaction():
             first = await call(service_login, REDEEM, code=gift["code"], user_id="bob")
             late = asyncio.create_task(call(other, REDEEM, code=gift["code"], user_id="bob"))
-            await blocked(admin, other)
+            await blocked(admin, other, late)
         assert dict(await late) == {**dict(first), "replayed": True}
     finally:
         await other.close()

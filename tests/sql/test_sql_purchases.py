@@ -252,7 +252,7 @@ async def test_the_same_event_twice_at_once_is_applied_once(
         async with service_login.transaction():
             await event(service_login, "payment_intent.succeeded", about, "evt_1")
             late = asyncio.create_task(event(other, "payment_intent.succeeded", about, "evt_1"))
-            await blocked(admin, other)
+            await blocked(admin, other, late)
         assert (await late)["repeated"] is True
     finally:
         await other.close()
@@ -529,7 +529,7 @@ async def test_two_first_purchases_at_once_use_one_customer(
         async with service_login.transaction():
             await call(service_login, link, user_id="ann", stripe_customer_id="cus_1")
             late = asyncio.create_task(call(other, link, user_id="ann", stripe_customer_id="cus_2"))
-            await blocked(admin, other)
+            await blocked(admin, other, late)
         assert (await late)["link_stripe_customer"] == "cus_1"
     finally:
         await other.close()

@@ -62,11 +62,17 @@ async def until(
         raise AssertionError(f"never came: {what}") from None
 
 
-async def blocked(admin: Connection, waiting: Connection) -> None:
-    """Wait until a connection's statement waits for a lock that another one holds."""
+async def blocked(
+    admin: Connection, waiting: Connection, call: asyncio.Future[Any] | None = None
+) -> None:
+    """Wait until a connection's statement waits for a lock that another one holds.
+
+    With the call that it makes, this fails at once when that ends without having waited.
+    """
     pid = waiting.get_server_pid()
 
     async def is_blocked() -> bool:
+        assert call is None or not call.done(), f"it has not waited: {call}"
         blockers: int = await admin.fetchval("SELECT cardinality(pg_blocking_pids($1))", pid)
         return blockers > 0
 
