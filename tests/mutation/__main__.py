@@ -15,7 +15,7 @@ import os
 import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -79,7 +79,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--tests", action="append", metavar="PATH", help="other tests than usual")
     parser.add_argument(
-        "--within", type=float, default=float("inf"), metavar="SECONDS",
+        "--within",
+        type=float,
+        default=float("inf"),
+        metavar="SECONDS",
         help="only tests that take no longer; with --resume --again the others afterwards",
     )
     parser.add_argument("--record", action="store_true", help="see again which test calls what")
@@ -150,7 +153,9 @@ def _run(
 
     waiting = [mutant for mutant in mutants if is_open(mutant)]
     seconds = {name: seen.seconds for name, seen in recorded.tests.items()}
-    within = [name for name in collected if seconds.get(name, 0) <= options.within]
+    within = {
+        name: meets for name, meets in collected.items() if seconds.get(name, 0) <= options.within
+    }
     kills: defaultdict[str, list[str]] = defaultdict(list)
     start = time.monotonic()
     done = 0
@@ -188,7 +193,7 @@ def _run(
 
 
 def _recorded(
-    functions: Mapping[str, Function], collected: Sequence[str], options: argparse.Namespace
+    functions: Mapping[str, Function], collected: Iterable[str], options: argparse.Namespace
 ) -> Record:
     """Which test calls what, from earlier runs, and by running once those that are new."""
     digest = _digest("".join(function.text for function in functions.values()))

@@ -33,7 +33,7 @@ class Mutant:
     @property
     def is_about_locks(self) -> bool:
         """Whether only callers who meet can tell the difference."""
-        return self.operator in {"unlock", "wait", "unlocked-call", "order"}
+        return self.operator in {"unlock", "wait", "unlocked-call"}
 
 
 _ENDS = {

@@ -5,9 +5,11 @@ mutant costs is a clone of the template, the mutant's function in it, and the te
 """
 
 import contextlib
+import inspect
 import multiprocessing
 import multiprocessing.connection
 import os
+import re
 import signal
 import time
 from collections import defaultdict
@@ -24,7 +26,7 @@ from pytest_postgresql.janitor import DatabaseJanitor
 
 from service.dev.postgres import Cluster, temporary_cluster
 from service.migrate import OWNER, migrate
-from tests.mutation.tests import DESELECTED, IGNORED, Seen
+from tests.mutation.tests import DESELECTED, FIXTURES_IGNORED, IGNORED, Seen
 from tests.support.databases import as_settings
 
 State = Literal["killed", "timed out", "survived", "refused"]
@@ -150,13 +152,17 @@ def _called(cluster: Cluster, dbname: str) -> set[str]:
         return {str(row[0]) for row in rows}
 
 
-def collect(paths: Sequence[str]) -> list[str]:
-    """Import the tests in these paths, and return their names."""
-    found: list[str] = []
+def collect(paths: Sequence[str]) -> dict[str, bool]:
+    """Import the tests in these paths: their names, and in which of them callers may meet."""
+    found: dict[str, bool] = {}
 
     class Collected:
         def pytest_collection_finish(self, session: pytest.Session) -> None:
-            found.extend(item.nodeid for item in session.items)
+            for item in session.items:
+                assert isinstance(item, pytest.Function)
+                if not FIXTURES_IGNORED.intersection(item.fixturenames):
+                    meets = _MEETING.search(inspect.getsource(item.function))
+                    found[item.nodeid] = meets is not None
 
     with _silence():
         status = pytest.main(["--collect-only", *_ARGUMENTS, *paths], plugins=[Collected()])
@@ -164,6 +170,10 @@ def collect(paths: Sequence[str]) -> list[str]:
     return found
 
 
+# Somebody waits, goes on beside another, or keeps a transaction open.
+_MEETING = re.compile(
+    r"blocked|gather|create_task|ensure_future|TaskGroup|transaction|BEGIN|in_turn|require_order"
+)
 _ARGUMENTS = [
     "-q",
     "--no-header",
@@ -341,7 +351,9 @@ class Workers:
             process.join()
 
 
-def record(tests: Sequence[str], unchanged: str, jobs: int) -> tuple[dict[str, Seen], dict[str, str]]:
+def record(
+    tests: Sequence[str], unchanged: str, jobs: int
+) -> tuple[dict[str, Seen], dict[str, str]]:
     """Run tests once; what each of them has done, and what was said by those that have failed."""
     # Whole files, so that those that take long do not all go to one.
     shares: list[list[str]] = [[] for _ in range(jobs)]

@@ -142,10 +142,13 @@ def test_the_readme_has_the_table_of_the_survivors() -> None:
 
 
 def test_the_tests_that_called_the_function_run_and_the_cheapest_first() -> None:
-    mutant = next(m for m in MUTANTS if m.function == "credits.use_credits")
+    mutant = next(m for m in MUTANTS if m.id == "credits.use_credits/skip/1")
     use, other = frozenset({mutant.function}), frozenset({"credits.grant_credits"})
-    record = Record(
-        "", {"a": Seen(3, use), "b": Seen(1, use), "c": Seen(0.1, other), "d": Seen(2, use)}
-    )
-    assert select(mutant, FUNCTIONS, record, ["a", "b", "c", "d"], []) == ["b", "d", "a"]
-    assert select(mutant, FUNCTIONS, record, ["a", "b", "c", "d"], ["a"]) == ["a", "b", "d"]
+    seen = {"a": Seen(3, use), "b": Seen(1, use), "c": Seen(0.1, other), "d": Seen(2, use)}
+    collected = {"a": True, "b": False, "c": True, "d": True, "left out": True}
+    record = Record("", seen)
+    assert select(mutant, FUNCTIONS, record, collected, []) == ["b", "d", "a"]
+    assert select(mutant, FUNCTIONS, record, collected, ["a"]) == ["a", "b", "d"]
+    # One caller alone sees no lock.
+    unlocked = next(m for m in MUTANTS if m.id == "credits.use_credits/unlocked-call/1")
+    assert select(unlocked, FUNCTIONS, record, collected, []) == ["d", "a"]

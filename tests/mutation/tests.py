@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,19 +12,14 @@ from tests.mutation.sqltext import Function
 
 ROOT = Path(__file__).resolve().parents[2]
 PATHS = ["tests/sql", "tests/concurrency"]
-# What restarts its database, shares it over a module, goes over HTTP, where a busy machine is an
-# answer too, or takes long: such a failure need not be the mutant's.
+# What breaks its connections, shares a database over a module, or takes long. So do tests that go
+# over HTTP, and a busy machine is an answer there too: a failure need not be the mutant's.
 IGNORED = [
     "tests/sql/test_sql_check_ledger.py",
     "tests/concurrency/test_outage.py",
-    "tests/concurrency/test_race_debits.py",
-    "tests/concurrency/test_race_gifts.py",
-    "tests/concurrency/test_race_mixed.py",
-    "tests/concurrency/test_race_purchases.py",
-    "tests/concurrency/test_race_reservations.py",
-    "tests/concurrency/test_race_sync.py",
     "tests/concurrency/test_random_operations.py",
 ]
+FIXTURES_IGNORED = {"service"}
 DESELECTED = [
     "tests/concurrency/test_race_expiry.py::test_under_load_each_gift_and_each_hold_ends_once",
     "tests/concurrency/test_race_expiry.py"
@@ -69,23 +64,26 @@ def select(
     mutant: Mutant,
     functions: Mapping[str, Function],
     record: Record,
-    collected: Sequence[str],
+    collected: Mapping[str, bool],
     kills: Iterable[str],
 ) -> list[str]:
     """The tests that can tell this mutant from the function as it is, those first that cost least.
 
     A test can, if it called the function when it was recorded. What is written in plain SQL may
-    have been inlined, so that its callers are looked for as well.
+    have been inlined, so that its callers are looked for as well. A lock is seen only where
+    callers may meet, which is what `collected` says.
     """
     names = {mutant.function}
     if "LANGUAGE sql" in functions[mutant.function].text:
         names = callers(functions, names)
     killed = Counter(kills)
 
-    def cost(test: str) -> tuple[int, bool, float]:
-        meets = mutant.is_about_locks and test.startswith("tests/concurrency/")
-        # What has found out another mutant of the function may find this one.
-        return -killed[test], not meets, record.tests[test].seconds
+    def can_tell(test: str) -> bool:
+        seen = record.tests.get(test)
+        meets = collected[test] or not mutant.is_about_locks
+        return seen is not None and meets and bool(seen.functions & names)
 
-    able = (t for t in collected if t in record.tests and record.tests[t].functions & names)
-    return sorted(able, key=cost)
+    # What has found out another mutant of the function may find this one.
+    return sorted(
+        filter(can_tell, collected), key=lambda test: (-killed[test], record.tests[test].seconds)
+    )
