@@ -34,6 +34,8 @@ async def _redeem(admin: Connection) -> Work:
 
 
 async def _activate(admin: Connection) -> Work:
+    # To make the row would wait for the balance as well.
+    await admin.execute("SELECT credits._lock_subscription('bob')")
     return lambda c: call(c, "credits.activate_sync", user_id="bob", idempotency_key=KEY)
 
 

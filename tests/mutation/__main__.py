@@ -12,6 +12,7 @@ import argparse
 import hashlib
 import json
 import os
+import random
 import sys
 import time
 from collections import Counter, defaultdict
@@ -45,6 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         and (not options.function or mutant.function in options.function)
         and (not options.operator or mutant.operator in options.operator)
     ]
+    if options.shuffle is not None:
+        random.Random(options.shuffle).shuffle(wanted)
     # What only callers who meet can tell comes first: it is the least certain to be found out.
     wanted.sort(key=lambda mutant: not mutant.is_about_locks)
     if options.limit:
@@ -69,6 +72,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--function", action="append", metavar="SCHEMA.NAME")
     parser.add_argument("--operator", action="append", choices=sorted(OPERATORS))
     parser.add_argument("--limit", type=int, metavar="N", help="no more than the first N")
+    parser.add_argument(
+        "--shuffle", type=int, metavar="SEED", help="in random order: a part of it is a sample then"
+    )
     parser.add_argument("--jobs", type=int, default=2, metavar="N", help="at once (2)")
     parser.add_argument("--results", type=Path, default=BUILD / "results.jsonl", metavar="FILE")
     parser.add_argument(
