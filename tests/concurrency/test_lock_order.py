@@ -114,3 +114,26 @@ async def test_a_charge_locks_the_balances_by_user(database: Clone, admin: Conne
 
     charged = await require_order(database, admin, BALANCE, ("ann", "cleo"), charge)
     assert (charged["charged"], charged["errors"]) == (3, 0)
+
+
+async def test_where_one_cannot_be_charged_the_others_are_one_by_one_in_the_same_order(
+    admin: Connection,
+) -> None:
+    users = ["cleo", "bob", "ann"]
+    await subscribe(admin, users, 100)
+    await make_due(admin, users)
+    await admin.execute(
+        """
+        CREATE FUNCTION pg_temp.refuse() RETURNS trigger LANGUAGE plpgsql
+        AS 'BEGIN RAISE EXCEPTION ''not him''; END';
+        CREATE TRIGGER refuse BEFORE INSERT ON credits.transactions
+        FOR EACH ROW WHEN (new.user_id = 'bob') EXECUTE FUNCTION pg_temp.refuse()
+        """
+    )
+    charged = await call(admin, "credits.charge_due_subscriptions")
+    assert (charged["charged"], charged["errors"]) == (2, 1)
+    # As they were written.
+    rows = await admin.fetch(
+        "SELECT user_id FROM credits.transactions WHERE idempotency_key = 'sync:2' ORDER BY ctid"
+    )
+    assert [row["user_id"] for row in rows] == ["ann", "cleo"]

@@ -172,7 +172,8 @@ def collect(paths: Sequence[str]) -> dict[str, bool]:
 
 # Somebody waits, goes on beside another, or keeps a transaction open.
 _MEETING = re.compile(
-    r"blocked|gather|create_task|ensure_future|TaskGroup|transaction|BEGIN|in_turn|require_order"
+    r"blocked|gather|create_task|ensure_future|TaskGroup|transaction|BEGIN"
+    r"|in_turn|require_order|two_wait"
 )
 _ARGUMENTS = [
     "-q",
@@ -308,17 +309,17 @@ class Workers:
         self._processes = []
         for _ in range(number):
             ours, theirs = _forking.Pipe()
+            self._pipes.append(ours)
             process = _forking.Process(target=self._serve, args=(theirs,))
             process.start()
             theirs.close()
-            self._pipes.append(ours)
             self._processes.append(process)
 
     def _serve(self, pipe: Pipe) -> None:
         # Ctrl-C is for the parent; a worker ends when the parent's end of the pipe is gone.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        for other in self._pipes:
-            other.close()
+        for end in self._pipes:
+            end.close()
         with _prepared() as cluster, contextlib.suppress(EOFError, BrokenPipeError):
             while True:
                 number, text, tests = pipe.recv()

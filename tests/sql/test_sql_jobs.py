@@ -1,6 +1,6 @@
 """The jobs: what they record, what they prune, and what an operator is told."""
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import asyncpg
@@ -277,3 +277,45 @@ async def test_payloads_of_old_events_are_cleared_and_their_ids_stay(
         payload={},
     )
     assert (again["state"], again["repeated"]) == ("applied", True)
+
+
+@pytest.mark.parametrize(
+    ("function", "table"),
+    [
+        ("gifts._expire_gifts", "gifts.gift_codes"),
+        ("credits._expire_reservations", "credits.reservations"),
+    ],
+)
+async def test_what_cannot_expire_is_passed_over_by_the_batches_behind_it(
+    admin: Connection, function: str, table: str
+) -> None:
+    """Of the same moment, so that nothing but their ids tells where a batch has ended."""
+    await grant(admin, "ann", 15)
+    for _ in range(3):
+        if table == "gifts.gift_codes":
+            await call(admin, "gifts.create_gift", user_id="ann", credits=5)
+        else:
+            await call(admin, "credits.reserve_credits", user_id="ann", amount=5, reason="x")
+    await admin.execute(f"UPDATE {table} SET expires_at = now() + interval '1 day'")
+    await admin.execute(
+        f"""
+        CREATE FUNCTION pg_temp.refuse() RETURNS trigger LANGUAGE plpgsql
+        AS 'BEGIN RAISE EXCEPTION ''not this one''; END';
+        CREATE TRIGGER refuse BEFORE UPDATE ON {table}
+        FOR EACH ROW EXECUTE FUNCTION pg_temp.refuse()
+        """
+    )
+    batches = []
+    last_at, last_key, more = datetime(1970, 1, 1, tzinfo=UTC), "", True
+    while more:
+        batch = await call(
+            admin,
+            function,
+            now=datetime.now(UTC) + timedelta(days=2),
+            batch_size=2,
+            after=last_at,
+            after_key=last_key,
+        )
+        batches.append((batch["done"], batch["errors"]))
+        last_at, last_key, more = batch["last_at"], batch["last_key"], batch["more"]
+    assert batches == [(0, 2), (0, 1)]
