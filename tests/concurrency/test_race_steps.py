@@ -205,7 +205,8 @@ async def made_while_two_wait(
             calls[task] = other
             await blocked(admin, other, task)
         await maker.execute("COMMIT")
-        (early, *_), _ = await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
+        (early,), (late,) = await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
+        await blocked(admin, calls[late], late)
         await calls[early].execute("COMMIT")
         ends = await asyncio.gather(*calls, return_exceptions=True)
         for other in others:

@@ -319,3 +319,41 @@ async def test_what_cannot_expire_is_passed_over_by_the_batches_behind_it(
         batches.append((batch["done"], batch["errors"]))
         last_at, last_key, more = batch["last_at"], batch["last_key"], batch["more"]
     assert batches == [(0, 2), (0, 1)]
+
+
+@pytest.mark.parametrize(
+    ("function", "table"),
+    [
+        ("gifts._expire_gifts", "gifts.gift_codes"),
+        ("credits._expire_reservations", "credits.reservations"),
+    ],
+)
+async def test_a_balance_that_is_not_to_be_had_keeps_back_its_users_things_alone(
+    admin: Connection, function: str, table: str
+) -> None:
+    """And it is waited for once, however many of them there are."""
+    for user, number in (("ann", 1), ("bob", 2), ("cleo", 2)):
+        await grant(admin, user, 5 * number)
+        for _ in range(number):
+            if table == "gifts.gift_codes":
+                await call(admin, "gifts.create_gift", user_id=user, credits=5)
+            else:
+                await call(admin, "credits.reserve_credits", user_id=user, amount=5, reason="x")
+    await admin.execute(f"UPDATE {table} SET expires_at = now() + interval '1 day'")
+    await admin.execute(
+        """
+        CREATE FUNCTION pg_temp.refuse() RETURNS trigger LANGUAGE plpgsql
+        AS 'BEGIN RAISE lock_not_available; END';
+        CREATE TRIGGER refuse BEFORE UPDATE ON credits.balances
+        FOR EACH ROW WHEN (new.user_id = 'bob') EXECUTE FUNCTION pg_temp.refuse()
+        """
+    )
+    batch = await call(
+        admin,
+        function,
+        now=datetime.now(UTC) + timedelta(days=2),
+        batch_size=10,
+        after=datetime(1970, 1, 1, tzinfo=UTC),
+        after_key="",
+    )
+    assert (batch["done"], batch["errors"]) == (3, 2)

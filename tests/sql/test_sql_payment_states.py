@@ -487,6 +487,22 @@ async def test_what_is_taken_back_without_sense_takes_nothing_and_fails_loudly(
     assert await standing(admin) == ("completed", CREDITS)
 
 
+async def test_what_comes_back_is_there_before_anything_else_is_taken(
+    admin: Connection, service_login: Connection
+) -> None:
+    await buy(admin, "ann", "pi_1", CREDITS, CENTS)
+    await grant(service_login, "ann", 100)
+    await call(service_login, "gifts.create_gift", user_id="ann", credits=100)
+    await stripe_event(service_login, "refund.created", refund_object("re_1", "pi_1", CENTS))
+    # There is nothing left for this one, until the other has failed.
+    await stripe_event(service_login, "refund.created", refund_object("re_2", "pi_1", 450))
+    assert await available(service_login, "ann") == 0
+    failed = refund_object("re_1", "pi_1", CENTS, "failed")
+    await stripe_event(service_login, "refund.failed", failed)
+    assert await available(service_login, "ann") == 500
+    assert await gifts_of(admin) == [(100, "active")]
+
+
 async def test_a_dispute_that_grows_takes_more_and_keeps_what_it_was_last_said_to_be(
     admin: Connection, service_login: Connection
 ) -> None:

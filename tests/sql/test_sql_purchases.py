@@ -228,6 +228,16 @@ async def test_an_event_finds_its_purchase_by_the_payment_or_the_metadata(
     assert await available(service_login, "ann") == 1000
 
 
+async def test_the_payment_says_more_than_the_metadata(
+    admin: Connection, service_login: Connection
+) -> None:
+    purchase = await start_paying(admin, service_login)
+    other = await start(admin, service_login)
+    await event(service_login, "payment_intent.succeeded", intent(other["id"]))
+    assert (await status(service_login, purchase["id"]))[0] == "completed"
+    assert (await status(service_login, other["id"]))[0] == "pending"
+
+
 async def test_the_same_event_twice_is_applied_once(
     admin: Connection, service_login: Connection
 ) -> None:
@@ -386,6 +396,82 @@ async def test_a_lock_that_cannot_be_had_is_raised_so_that_stripe_sends_again(
         assert (again["state"], again["repeated"]) == ("applied", False)
     finally:
         await hasty.close()
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        "serialization_failure",
+        "deadlock_detected",
+        "lock_not_available",
+        "insufficient_resources",
+        "operator_intervention",
+        "system_error",
+    ],
+)
+async def test_what_passes_by_itself_is_raised_and_is_no_failure_of_the_event(
+    admin: Connection, service_login: Connection, condition: str
+) -> None:
+    purchase = await start_paying(admin, service_login)
+    await admin.execute(
+        f"""
+        CREATE FUNCTION pg_temp.refuse() RETURNS trigger LANGUAGE plpgsql
+        AS 'BEGIN RAISE {condition}; END';
+        CREATE TRIGGER refuse BEFORE UPDATE ON credits.purchases
+        FOR EACH ROW EXECUTE FUNCTION pg_temp.refuse()
+        """
+    )
+    with pytest.raises(asyncpg.PostgresError):
+        await event(admin, "payment_intent.succeeded", intent(purchase["id"]), "evt_1")
+    assert await admin.fetchval("SELECT count(*) FROM credits.stripe_events") == 0
+
+
+async def test_what_is_written_of_one_purchase_leaves_the_others_of_its_user_alone(
+    admin: Connection, service_login: Connection
+) -> None:
+    async def others() -> list[asyncpg.Record]:
+        return await admin.fetch(
+            "SELECT * FROM credits.purchases WHERE id <> ALL ($1) ORDER BY id",
+            [paying, paged, failing],
+        )
+
+    started = [(await start(admin, service_login, **URLS))["id"] for _ in range(4)]
+    paying, paged, failing, _ = started
+    about: dict[str, Any] = {"user_id": "ann"}
+    before = await others()
+    await call(
+        service_login,
+        "credits.fail_purchase",
+        **about,
+        purchase_id=failing,
+        failure="x",
+    )
+    await call(
+        service_login,
+        "credits.record_checkout_session",
+        **about,
+        purchase_id=paged,
+        stripe_checkout_session_id="cs_2",
+        stripe_checkout_url="https://stripe.example/cs_2",
+        stripe_customer_id="cus_1",
+    )
+    await call(
+        service_login,
+        "credits.record_payment_intent",
+        **about,
+        purchase_id=paying,
+        stripe_payment_intent_id="pi_1",
+        stripe_customer_id="cus_1",
+    )
+    await follow(service_login, paying, "succeeded")
+    assert await others() == before
+    assert [(await status(service_login, purchase))[0] for purchase in started] == (
+        ["completed", "pending", "failed", "pending"]
+    )
+    sessions = await admin.fetch(
+        "SELECT id FROM credits.purchases WHERE stripe_checkout_url IS NOT NULL"
+    )
+    assert [row["id"] for row in sessions] == [paged]
 
 
 async def start_on_page(admin: Connection, connection: Connection) -> asyncpg.Record:
