@@ -597,6 +597,7 @@ async def test_an_event_that_overtakes_its_purchase_is_applied_once_that_is_know
         result = await stripe_event(service_login, "refund.created", about, "evt_1")
     assert (result["state"], result["outcome"]) == ("ignored", None)
     assert await claimed(service_login) == []
+    assert (await stored(admin, "evt_1"))["next_attempt_at"] is not None
     await later(admin, "evt_1")
     if named:
         await admin.execute(

@@ -517,6 +517,39 @@ async def test_a_session_that_comes_to_nothing_ends_its_purchase(
     assert await status(service_login, purchase["id"]) == expected
 
 
+async def test_the_first_page_that_is_written_down_stays(
+    admin: Connection, service_login: Connection
+) -> None:
+    purchase = await start_on_page(admin, service_login)
+    again = await call(
+        service_login,
+        "credits.record_checkout_session",
+        user_id="ann",
+        purchase_id=purchase["id"],
+        stripe_checkout_session_id="cs_2",
+        stripe_checkout_url="https://stripe.example/cs_2",
+        stripe_customer_id="cus_1",
+    )
+    assert again["stripe_checkout_session_id"] == "cs_1"
+    assert again["stripe_checkout_url"] == "https://stripe.example/cs_1"
+
+
+async def test_a_session_that_expired_before_it_was_written_down_stays_cancelled(
+    admin: Connection, service_login: Connection
+) -> None:
+    purchase = await start(admin, service_login, **URLS)
+    nothing = session(purchase["id"], payment_status="unpaid", payment_intent=None)
+    await event(service_login, "checkout.session.expired", nothing)
+    failed = await call(
+        service_login,
+        "credits.fail_purchase",
+        user_id="ann",
+        purchase_id=purchase["id"],
+        failure="the answer was lost",
+    )
+    assert failed["status"] == "cancelled"
+
+
 async def test_an_expired_session_does_not_touch_what_was_paid(
     admin: Connection, service_login: Connection
 ) -> None:
