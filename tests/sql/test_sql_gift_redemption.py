@@ -332,3 +332,14 @@ async def test_a_redeemer_is_a_user(service_login: Connection) -> None:
     gift = await give(service_login)
     refused = await refusal(service_login, REDEEM, code=gift["code"], user_id="no body")
     assert (refused.sqlstate, refused.field) == ("MC001", "userId")
+
+
+async def test_whoever_cannot_be_a_user_is_refused_before_his_attempt_is_written_down(
+    admin: Connection, service_login: Connection
+) -> None:
+    await grant(service_login, "ann", 5)
+    gift = await call(service_login, "gifts.create_gift", user_id="ann", credits=5)
+    await call(service_login, "gifts.cancel_gift", user_id="ann", gift_id=gift["id"])
+    refused = await refusal(service_login, REDEEM, code=gift["code"], user_id="no user")
+    assert (refused.sqlstate, refused.field) == ("MC001", "userId")
+    assert await admin.fetchval("SELECT count(*) FROM gifts.gift_redemptions") == 0

@@ -357,3 +357,33 @@ async def test_a_balance_that_is_not_to_be_had_keeps_back_its_users_things_alone
         after_key="",
     )
     assert (batch["done"], batch["errors"]) == (3, 2)
+
+
+@pytest.mark.parametrize(
+    ("function", "table"),
+    [
+        ("gifts._expire_gifts", "gifts.gift_codes"),
+        ("credits._expire_reservations", "credits.reservations"),
+    ],
+)
+async def test_what_expires_at_this_very_moment_has_expired(
+    admin: Connection, function: str, table: str
+) -> None:
+    await grant(admin, "ann", 5)
+    if table == "gifts.gift_codes":
+        await call(admin, "gifts.create_gift", user_id="ann", credits=5)
+    else:
+        await call(admin, "credits.reserve_credits", user_id="ann", amount=5, reason="x")
+    ends = await admin.fetchval(f"SELECT expires_at FROM {table}")
+    done = []
+    for now in (ends - timedelta(microseconds=1), ends):
+        batch = await call(
+            admin,
+            function,
+            now=now,
+            batch_size=10,
+            after=datetime(1970, 1, 1, tzinfo=UTC),
+            after_key="",
+        )
+        done.append(batch["done"])
+    assert done == [0, 1]

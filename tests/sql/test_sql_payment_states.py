@@ -616,6 +616,19 @@ async def test_an_event_that_overtakes_its_purchase_is_applied_once_that_is_know
     )
 
 
+async def test_stripe_is_asked_at_once_the_first_time_and_then_with_gaps(
+    admin: Connection, service_login: Connection
+) -> None:
+    await buy(admin, "ann", "pi_1", CREDITS, CENTS)
+    charge = {"object": "charge", "id": "ch_1", "payment_intent": "pi_1"}
+    received = await stripe_event(service_login, "charge.refunded", charge, "evt_1")
+    assert received["state"] == "received"
+    assert await claimed(service_login) == ["evt_1"]
+    asked = await call(service_login, "credits.replay_stripe_event", id="evt_1", asking=True)
+    assert asked["state"] == "received"
+    assert await claimed(service_login) == []
+
+
 async def test_an_event_that_fails_is_tried_again_with_growing_gaps_for_thirty_days(
     admin: Connection, service_login: Connection
 ) -> None:
