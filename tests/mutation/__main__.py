@@ -1,6 +1,7 @@
 """Break the money functions one at a time, and see that some test fails for each.
 
-python -m tests.mutation                    all of them, going on where the last run was interrupted
+python -m tests.mutation                    all of them
+python -m tests.mutation --resume           and go on where a run was interrupted
 python -m tests.mutation --list             what there is to break
 python -m tests.mutation --only unlock      the mutants whose id or change contains this
 python -m tests.mutation --table            the table of tests/README.md
