@@ -123,7 +123,7 @@ async def test_a_redeem_that_waits_for_the_job_finds_the_gift_expired(
     async with admin.transaction():
         assert await expire_gifts(admin) == 1
         late = asyncio.create_task(redeem(other, gift["code"]))
-        await blocked(third, other)
+        await blocked(third, other, late)
     assert await late == "failed_expired"
     assert (await available(other, "ann"), await available(other, "bob")) == (5, 0)
 
@@ -148,7 +148,7 @@ async def test_a_cancellation_that_waits_for_the_job_returns_nothing_twice(
     async with admin.transaction():
         assert await expire_gifts(admin) == 1
         late = asyncio.create_task(cancel(other, gift["id"]))
-        await blocked(third, other)
+        await blocked(third, other, late)
     assert await late == "MC006"
     assert await available(other, "ann") == 5
 
@@ -177,7 +177,7 @@ async def test_a_registration_that_waits_for_the_job_is_given_what_that_left(
     await job.start()
     assert await expire_gifts(admin) == 2
     late = asyncio.create_task(register(other))
-    await blocked(third, other)
+    await blocked(third, other, late)
     await (job.commit() if end == "commit" else job.rollback())
     assert await late == given
     assert await expire_gifts(admin) == 0
@@ -212,7 +212,7 @@ async def test_a_hold_that_the_job_gives_back_is_not_committed_as_well(
     async with admin.transaction():
         assert await expire_holds(admin) == 1
         late = asyncio.create_task(settle(other, function, held))
-        await blocked(third, other)
+        await blocked(third, other, late)
     assert await late == outcome
     assert await available(other, "ann") == 5
 

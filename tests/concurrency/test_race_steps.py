@@ -25,6 +25,7 @@ USE = "SELECT * FROM credits.use_credits($1, $2, 'chat', 'a debit', p_idempotenc
 RESERVE = "SELECT * FROM credits.reserve_credits($1, $2, 'chat:held')"
 COMMIT = "SELECT * FROM credits.commit_reservation($1)"
 REFUND = "SELECT * FROM credits.refund_reservation($1)"
+REFUND_DEBIT = "SELECT * FROM credits.refund_credits($1, $2, 'a refund', p_transaction_id => $3)"
 GIVE = "SELECT * FROM gifts.create_gift($1, $2, p_email => $3)"
 REDEEM = "SELECT * FROM gifts.redeem_gift($1, $2)"
 CANCEL = "SELECT * FROM gifts.cancel_gift($1, $2)"
@@ -34,6 +35,9 @@ APPLY = (
     "SELECT * FROM credits.apply_stripe_event("
     "'evt_1', 'checkout.session.completed', now(), p_payload => $1)"
 )
+GIFT_SYNC = "SELECT * FROM credits.gift_sync($1)"
+REVOKE_SYNC = "SELECT * FROM credits.revoke_sync_gift($1, gen_random_uuid())"
+CHANGE = "SELECT * FROM credits.change_sync_interval($1, 'yearly')"
 CHARGE = "SELECT * FROM credits.charge_due_subscriptions()"
 
 
@@ -51,7 +55,7 @@ async def in_turn(
     await one
     waiting = asyncio.ensure_future(other)
     try:
-        await blocked(admin, second)
+        await blocked(admin, second, waiting)
         await first.execute(end)
         return await waiting
     finally:
@@ -115,6 +119,117 @@ async def test_a_debit_waits_for_a_hold_and_leaves_it_alone(
         )
     assert error.sqlstate == "MC002"
     assert detail(error) == {"required": 7, "available": 3}
+
+
+async def test_a_hold_waits_for_a_debit_and_holds_nothing_of_it(
+    database: Clone, admin: Connection
+) -> None:
+    await admin.execute(GRANT, "ann", 10, "start")
+    async with connections(database, 2) as (first, second):
+        error = await raised(
+            in_turn(
+                admin,
+                first,
+                first.fetchrow(USE, "ann", 7, None),
+                second,
+                second.fetchrow(RESERVE, "ann", 7),
+            )
+        )
+    assert error.sqlstate == "MC002"
+
+
+async def test_a_gift_waits_for_a_debit_and_holds_nothing_of_it(
+    database: Clone, admin: Connection
+) -> None:
+    await admin.execute(GRANT, "ann", 10, "start")
+    async with connections(database, 2) as (first, second):
+        error = await raised(
+            in_turn(
+                admin,
+                first,
+                first.fetchrow(USE, "ann", 7, None),
+                second,
+                second.fetchrow(GIVE, "ann", 7, None),
+            )
+        )
+    assert error.sqlstate == "MC002"
+
+
+async def test_a_grant_waits_for_the_first_one_of_its_reference_and_answers_it(
+    database: Clone, admin: Connection
+) -> None:
+    await admin.execute(GRANT, "ann", 10, "start")
+    async with connections(database, 2) as (first, second):
+        again = await in_turn(
+            admin,
+            first,
+            first.fetchrow(GRANT, "ann", 5, "one"),
+            second,
+            second.fetchrow(GRANT, "ann", 6, "one"),
+        )
+    assert (again["amount"], again["replayed"], again["available"]) == (5, True, 15)
+
+
+async def test_a_second_refund_of_a_debit_waits_and_is_given_no_more_than_is_left(
+    database: Clone, admin: Connection
+) -> None:
+    await admin.execute(GRANT, "ann", 10, "start")
+    used = await admin.fetchval(USE.replace("*", "id"), "ann", 7, None)
+    async with connections(database, 2) as (first, second):
+        error = await raised(
+            in_turn(
+                admin,
+                first,
+                first.fetchrow(REFUND_DEBIT, "ann", 4, used),
+                second,
+                second.fetchrow(REFUND_DEBIT, "ann", 4, used),
+            )
+        )
+    assert detail(error)["left"] == 3
+
+
+async def made_while_two_wait(
+    database: Clone, admin: Connection, make: str, call: str, *arguments: Any
+) -> list[str]:
+    """How two calls end that have waited for a row to be made, and go on together, in order.
+
+    Who loses the race to make the row has no lock on it yet, as it was not there yet.
+    """
+    async with superusers(database, 3) as (maker, *others):
+        await maker.execute("BEGIN")
+        await maker.execute(make)
+        calls = {}
+        for other in others:
+            await other.execute("BEGIN")
+            task = asyncio.ensure_future(other.fetchrow(call, *arguments))
+            calls[task] = other
+            await blocked(admin, other, task)
+        await maker.execute("COMMIT")
+        (early,), (late,) = await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
+        await blocked(admin, calls[late], late)
+        await calls[early].execute("COMMIT")
+        ends = await asyncio.gather(*calls, return_exceptions=True)
+        for other in others:
+            await other.execute("COMMIT")
+    return sorted(getattr(end, "sqlstate", "done") for end in ends)
+
+
+async def test_debits_that_waited_for_a_user_to_be_made_spend_no_more_than_he_has(
+    database: Clone, admin: Connection
+) -> None:
+    make = "SELECT credits.grant_credits('new', 10, 'test', 'start')"
+    ends = await made_while_two_wait(database, admin, make, USE, "new", 7, None)
+    assert ends == ["MC002", "done"]
+
+
+async def test_activations_that_waited_for_a_subscription_to_be_made_charge_once(
+    database: Clone, admin: Connection
+) -> None:
+    await admin.execute(GRANT, "ann", 1000, "start")
+    make = "SELECT credits._lock_subscription('ann')"
+    ends = await made_while_two_wait(database, admin, make, ACTIVATE, "ann", None)
+    assert ends == ["MC008", "done"]
+    assert len(await ledger(admin, "ann", app_id="sync")) == 1
 
 
 async def test_a_replay_waits_for_the_first_call_and_answers_its_move(
@@ -355,6 +470,28 @@ async def test_an_activation_waits_for_the_first_and_is_refused(
     assert len(await ledger(admin, "ann", app_id="sync")) == 1
 
 
+@pytest.mark.parametrize(
+    ("before", "one", "other", "sqlstate"),
+    [
+        (ACTIVATE, DEACTIVATE, CHANGE, "MC010"),
+        (ACTIVATE, GIFT_SYNC, CHANGE, "MC011"),
+        (ACTIVATE, GIFT_SYNC, DEACTIVATE, "MC011"),
+        (ACTIVATE, DEACTIVATE, DEACTIVATE, "MC010"),
+        (GIFT_SYNC, REVOKE_SYNC, REVOKE_SYNC, "MC012"),
+    ],
+)
+async def test_a_change_of_a_subscription_waits_for_another_and_looks_at_what_that_left(
+    database: Clone, admin: Connection, before: str, one: str, other: str, sqlstate: str
+) -> None:
+    await admin.execute(GRANT, "ann", 1000, "start")
+    await admin.execute(before.replace("$2", "NULL"), "ann")
+    async with connections(database, 2) as (first, second):
+        error = await raised(
+            in_turn(admin, first, first.fetchrow(one, "ann"), second, second.fetchrow(other, "ann"))
+        )
+    assert error.sqlstate == sqlstate
+
+
 async def test_the_charge_passes_over_a_subscription_that_somebody_works_on(
     database: Clone, admin: Connection
 ) -> None:
@@ -432,34 +569,37 @@ async def test_a_gift_and_an_activation_of_one_user_do_not_wait_in_a_circle(
         await holder.execute("BEGIN")
         await holder.fetchrow(USE, "ann", 1, None)
         gift = asyncio.ensure_future(giving.fetchrow(GIVE, "ann", 10, "ann@example.org"))
-        await blocked(admin, giving)
+        await blocked(admin, giving, gift)
         sync = asyncio.ensure_future(activating.fetchrow(ACTIVATE, "ann", "ann@example.com"))
-        await blocked(admin, activating)
+        await blocked(admin, activating, sync)
         await holder.execute("COMMIT")
         await asyncio.gather(gift, sync)
 
 
-async def test_a_gift_and_a_paid_checkout_of_one_user_do_not_wait_in_a_circle(
-    database: Clone, admin: Connection
+@pytest.mark.parametrize(
+    ("paid_by_now", "outcome"), [("paid", "completed"), ("unpaid", "still pending")]
+)
+async def test_a_gift_and_a_checkout_of_one_user_do_not_wait_in_a_circle(
+    database: Clone, admin: Connection, paid_by_now: str, outcome: str
 ) -> None:
     """Both write the user's first address down, and both need his balance."""
     await admin.execute(GRANT, "ann", 100, "start")
-    event = await checkout_event(admin, "ann")
+    event = await checkout_event(admin, "ann", paid_by_now)
     async with connections(database, 3) as (holder, giving, paying):
         await holder.execute("BEGIN")
         await holder.fetchrow(USE, "ann", 1, None)
         gift = asyncio.ensure_future(giving.fetchrow(GIVE, "ann", 10, "ann@example.org"))
-        await blocked(admin, giving)
+        await blocked(admin, giving, gift)
         paid = asyncio.ensure_future(paying.fetchrow(APPLY, event))
-        await blocked(admin, paying)
+        await blocked(admin, paying, paid)
         await holder.execute("COMMIT")
         _, applied = await asyncio.gather(gift, paid)
     assert applied is not None
-    assert applied["outcome"] == "purchase completed"
+    assert applied["outcome"] == f"purchase {outcome}"
 
 
-async def checkout_event(admin: Connection, user: str) -> dict[str, Any]:
-    """Stripe's event of a paid Checkout Session, for a purchase that has begun."""
+async def checkout_event(admin: Connection, user: str, payment_status: str) -> dict[str, Any]:
+    """Stripe's event of a completed Checkout Session, for a purchase that has begun."""
     package = uuid4()
     await admin.execute(
         "INSERT INTO credits.packages (id, name, credits, price_euro_cents)"
@@ -472,7 +612,7 @@ async def checkout_event(admin: Connection, user: str) -> dict[str, Any]:
     session = {
         "id": "cs_1",
         "payment_intent": "pi_1",
-        "payment_status": "paid",
+        "payment_status": payment_status,
         "amount_total": 500,
         "currency": "eur",
         "customer_details": {"email": f"{user}@example.net"},
@@ -500,9 +640,9 @@ async def test_announced_charges_and_expired_holds_do_not_wait_in_a_circle(
                 "now() + interval '2 days', 10, '-infinity', '')"
             )
         )
-        await blocked(admin, one)
+        await blocked(admin, one, expiry)
         notices = asyncio.ensure_future(two.fetchrow("SELECT * FROM credits.announce_charges()"))
-        await blocked(admin, two)
+        await blocked(admin, two, notices)
         await holder.execute("COMMIT")
         expired, announced = await asyncio.gather(expiry, notices)
     assert expired is not None

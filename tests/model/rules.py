@@ -6,7 +6,8 @@ from the environment:
 - `MANA_MODEL_EXAMPLES`: how many sequences (each machine has its own default);
 - `MANA_MODEL_STEPS`: how many steps a sequence has at most;
 - `MANA_MODEL_SEED`: a number that draws other sequences; without it they are always the same ones,
-  and others for SQL than for HTTP.
+  and others for SQL than for HTTP;
+- `MANA_MODEL_SHRINK`: 0 leaves a sequence that fails as long as it was found.
 
 A long run: `MANA_MODEL_EXAMPLES=2000 MANA_MODEL_STEPS=80 MANA_MODEL_SEED=1 pytest tests/model`.
 """
@@ -395,6 +396,7 @@ def run(make: Callable[[], Machine], *, examples: int, steps: int, seed: int) ->
     examples = int(os.environ.get("MANA_MODEL_EXAMPLES", examples))
     steps = int(os.environ.get("MANA_MODEL_STEPS", steps))
     seed = int(os.environ.get("MANA_MODEL_SEED", seed))
+    shortens = os.environ.get("MANA_MODEL_SHRINK") != "0"
     print(
         f"to repeat: MANA_MODEL_EXAMPLES={examples} MANA_MODEL_STEPS={steps}"
         f" MANA_MODEL_SEED={seed} pytest {os.environ.get('PYTEST_CURRENT_TEST', '').split(' ')[0]}"
@@ -411,7 +413,7 @@ def run(make: Callable[[], Machine], *, examples: int, steps: int, seed: int) ->
             stateful_step_count=steps,
             database=None,
             deadline=None,
-            phases=(Phase.generate, Phase.shrink),
+            phases=(Phase.generate, Phase.shrink)[: 2 if shortens else 1],
             # A step is several calls of a database, and a sequence is long.
             suppress_health_check=[HealthCheck.too_slow],
         ),

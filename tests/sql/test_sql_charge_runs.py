@@ -324,7 +324,7 @@ async def held_up(
     await holder.execute("SELECT FROM credits.balances WHERE user_id = 'cat' FOR UPDATE")
     runner = await connect(database.admin_url, role="mana_credits_owner")
     run = asyncio.create_task(runner.execute(RUN))
-    await blocked(admin, runner)
+    await blocked(admin, runner, run)
     return holder, lock, runner, run
 
 

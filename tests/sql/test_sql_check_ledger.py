@@ -604,7 +604,7 @@ async def test_moves_under_way_are_never_taken_for_damage(filled: Clone) -> None
         async with moving.transaction():
             await moving.execute("LOCK TABLE gifts.gift_codes")
             look = asyncio.create_task(found(looking))
-            await blocked(third, looking)
+            await blocked(third, looking, look)
             await debit(moving, "bob", 1)
             await call(moving, "gifts.create_gift", user_id="bob", credits=5)
         assert await look == {}

@@ -208,7 +208,7 @@ async def test_whoever_waited_while_another_redeemed_finds_it_claimed(
         async with service_login.transaction():
             await call(service_login, REDEEM, code=gift["code"], user_id="bob")
             late = asyncio.create_task(call(other, REDEEM, code=gift["code"], user_id="cat"))
-            await blocked(admin, other)
+            await blocked(admin, other, late)
         assert (await late)["outcome"] == "failed_already_claimed"
     finally:
         await other.close()
@@ -228,7 +228,7 @@ async def test_whoever_waited_gets_it_when_the_other_fails(
         await undone.start()
         await call(service_login, REDEEM, code=gift["code"], user_id="bob")
         late = asyncio.create_task(call(other, REDEEM, code=gift["code"], user_id="cat"))
-        await blocked(admin, other)
+        await blocked(admin, other, late)
         await undone.rollback()
         assert (await late)["outcome"] == "success"
     finally:
@@ -245,7 +245,7 @@ async def test_one_redeemer_twice_at_once_gets_it_once(
         async with service_login.transaction():
             first = await call(service_login, REDEEM, code=gift["code"], user_id="bob")
             late = asyncio.create_task(call(other, REDEEM, code=gift["code"], user_id="bob"))
-            await blocked(admin, other)
+            await blocked(admin, other, late)
         assert dict(await late) == {**dict(first), "replayed": True}
     finally:
         await other.close()
@@ -332,3 +332,14 @@ async def test_a_redeemer_is_a_user(service_login: Connection) -> None:
     gift = await give(service_login)
     refused = await refusal(service_login, REDEEM, code=gift["code"], user_id="no body")
     assert (refused.sqlstate, refused.field) == ("MC001", "userId")
+
+
+async def test_whoever_cannot_be_a_user_is_refused_before_his_attempt_is_written_down(
+    admin: Connection, service_login: Connection
+) -> None:
+    await grant(service_login, "ann", 5)
+    gift = await call(service_login, "gifts.create_gift", user_id="ann", credits=5)
+    await call(service_login, "gifts.cancel_gift", user_id="ann", gift_id=gift["id"])
+    refused = await refusal(service_login, REDEEM, code=gift["code"], user_id="no user")
+    assert (refused.sqlstate, refused.field) == ("MC001", "userId")
+    assert await admin.fetchval("SELECT count(*) FROM gifts.gift_redemptions") == 0

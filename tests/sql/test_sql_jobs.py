@@ -1,6 +1,6 @@
 """The jobs: what they record, what they prune, and what an operator is told."""
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import asyncpg
@@ -301,3 +301,113 @@ async def test_payloads_of_old_events_are_cleared_and_their_ids_stay(
         payload={},
     )
     assert (again["state"], again["repeated"]) == ("applied", True)
+
+
+@pytest.mark.parametrize(
+    ("function", "table"),
+    [
+        ("gifts._expire_gifts", "gifts.gift_codes"),
+        ("credits._expire_reservations", "credits.reservations"),
+    ],
+)
+async def test_what_cannot_expire_is_passed_over_by_the_batches_behind_it(
+    admin: Connection, function: str, table: str
+) -> None:
+    """Of the same moment, so that nothing but their ids tells where a batch has ended."""
+    await grant(admin, "ann", 15)
+    for _ in range(3):
+        if table == "gifts.gift_codes":
+            await call(admin, "gifts.create_gift", user_id="ann", credits=5)
+        else:
+            await call(admin, "credits.reserve_credits", user_id="ann", amount=5, reason="x")
+    await admin.execute(f"UPDATE {table} SET expires_at = now() + interval '1 day'")
+    await admin.execute(
+        f"""
+        CREATE FUNCTION pg_temp.refuse() RETURNS trigger LANGUAGE plpgsql
+        AS 'BEGIN RAISE EXCEPTION ''not this one''; END';
+        CREATE TRIGGER refuse BEFORE UPDATE ON {table}
+        FOR EACH ROW EXECUTE FUNCTION pg_temp.refuse()
+        """
+    )
+    batches = []
+    last_at, last_key, more = datetime(1970, 1, 1, tzinfo=UTC), "", True
+    while more:
+        batch = await call(
+            admin,
+            function,
+            now=datetime.now(UTC) + timedelta(days=2),
+            batch_size=2,
+            after=last_at,
+            after_key=last_key,
+        )
+        batches.append((batch["done"], batch["errors"]))
+        last_at, last_key, more = batch["last_at"], batch["last_key"], batch["more"]
+    assert batches == [(0, 2), (0, 1)]
+
+
+@pytest.mark.parametrize(
+    ("function", "table"),
+    [
+        ("gifts._expire_gifts", "gifts.gift_codes"),
+        ("credits._expire_reservations", "credits.reservations"),
+    ],
+)
+async def test_a_balance_that_is_not_to_be_had_keeps_back_its_users_things_alone(
+    admin: Connection, function: str, table: str
+) -> None:
+    """And it is waited for once, however many of them there are."""
+    for user, number in (("ann", 1), ("bob", 2), ("cleo", 2)):
+        await grant(admin, user, 5 * number)
+        for _ in range(number):
+            if table == "gifts.gift_codes":
+                await call(admin, "gifts.create_gift", user_id=user, credits=5)
+            else:
+                await call(admin, "credits.reserve_credits", user_id=user, amount=5, reason="x")
+    await admin.execute(f"UPDATE {table} SET expires_at = now() + interval '1 day'")
+    await admin.execute(
+        """
+        CREATE FUNCTION pg_temp.refuse() RETURNS trigger LANGUAGE plpgsql
+        AS 'BEGIN RAISE lock_not_available; END';
+        CREATE TRIGGER refuse BEFORE UPDATE ON credits.balances
+        FOR EACH ROW WHEN (new.user_id = 'bob') EXECUTE FUNCTION pg_temp.refuse()
+        """
+    )
+    batch = await call(
+        admin,
+        function,
+        now=datetime.now(UTC) + timedelta(days=2),
+        batch_size=10,
+        after=datetime(1970, 1, 1, tzinfo=UTC),
+        after_key="",
+    )
+    assert (batch["done"], batch["errors"]) == (3, 2)
+
+
+@pytest.mark.parametrize(
+    ("function", "table"),
+    [
+        ("gifts._expire_gifts", "gifts.gift_codes"),
+        ("credits._expire_reservations", "credits.reservations"),
+    ],
+)
+async def test_what_expires_at_this_very_moment_has_expired(
+    admin: Connection, function: str, table: str
+) -> None:
+    await grant(admin, "ann", 5)
+    if table == "gifts.gift_codes":
+        await call(admin, "gifts.create_gift", user_id="ann", credits=5)
+    else:
+        await call(admin, "credits.reserve_credits", user_id="ann", amount=5, reason="x")
+    ends = await admin.fetchval(f"SELECT expires_at FROM {table}")
+    done = []
+    for now in (ends - timedelta(microseconds=1), ends):
+        batch = await call(
+            admin,
+            function,
+            now=now,
+            batch_size=10,
+            after=datetime(1970, 1, 1, tzinfo=UTC),
+            after_key="",
+        )
+        done.append(batch["done"])
+    assert done == [0, 1]

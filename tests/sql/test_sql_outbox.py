@@ -493,7 +493,7 @@ async def test_an_address_learned_while_a_notice_is_found_undeliverable_is_not_m
         await transaction.start()
         assert await learn(learning) == "pending"
         task = asyncio.create_task(call(service_login, SETTLE, **settling))
-        await blocked(admin, service_login)
+        await blocked(admin, service_login, task)
         await transaction.commit()
         assert (await task)["settle_notice"] is True
     finally:

@@ -463,22 +463,68 @@ async def test_a_gift_that_was_redeemed_stays_with_its_redeemer(
 
 
 @pytest.mark.parametrize(
-    ("about", "field"),
+    ("type_", "about"),
     [
-        (refund_object("re_1", "pi_1", 100, currency="usd"), "currency"),
-        (refund_object("re_1", "pi_1", 0), "amount"),
-        (refund_object("re_1", "pi_1", 100, status=None), "status"),
-        (refund_object("re_1", "pi_1", 100, id=None), "id"),
+        ("refund.created", refund_object("re_1", "pi_1", 100)),
+        ("charge.dispute.created", dispute_object("dp_1", "pi_1", 100)),
     ],
 )
-async def test_a_refund_that_makes_no_sense_takes_nothing_and_fails_loudly(
-    admin: Connection, service_login: Connection, about: dict[str, Any], field: str
+@pytest.mark.parametrize(
+    ("field", "wrong"), [("currency", "usd"), ("amount", 0), ("status", None), ("id", None)]
+)
+async def test_what_is_taken_back_without_sense_takes_nothing_and_fails_loudly(
+    admin: Connection,
+    service_login: Connection,
+    type_: str,
+    about: dict[str, Any],
+    field: str,
+    wrong: object,
 ) -> None:
     await buy(admin, "ann", "pi_1", CREDITS, CENTS)
-    result = await stripe_event(service_login, "refund.created", about)
+    result = await stripe_event(service_login, type_, {**about, field: wrong})
     assert result["state"] == "failed"
     assert result["error"].startswith(f"MC001 {field} ")
     assert await standing(admin) == ("completed", CREDITS)
+
+
+async def test_what_comes_back_is_there_before_anything_else_is_taken(
+    admin: Connection, service_login: Connection
+) -> None:
+    await buy(admin, "ann", "pi_1", CREDITS, CENTS)
+    await grant(service_login, "ann", 100)
+    await call(service_login, "gifts.create_gift", user_id="ann", credits=100)
+    await stripe_event(service_login, "refund.created", refund_object("re_1", "pi_1", CENTS))
+    # There is nothing left for this one, until the other has failed.
+    await stripe_event(service_login, "refund.created", refund_object("re_2", "pi_1", 450))
+    assert await available(service_login, "ann") == 0
+    failed = refund_object("re_1", "pi_1", CENTS, "failed")
+    await stripe_event(service_login, "refund.failed", failed)
+    assert await available(service_login, "ann") == 500
+    assert await gifts_of(admin) == [(100, "active")]
+
+
+async def test_a_dispute_that_grows_takes_more_and_keeps_what_it_was_last_said_to_be(
+    admin: Connection, service_login: Connection
+) -> None:
+    await buy(admin, "ann", "pi_1", CREDITS, CENTS)
+
+    async def hear(type_: str, cents: int, status: str) -> tuple[int, int, str]:
+        about = dispute_object("dp_1", "pi_1", cents, status)
+        await stripe_event(service_login, type_, about)
+        row = await admin.fetchrow("SELECT * FROM credits.stripe_disputes")
+        assert row is not None
+        return row["amount_euro_cents"], row["credits"], row["status"]
+
+    assert await hear("charge.dispute.created", 450, "needs_response") == (
+        (450, 500, "needs_response")
+    )
+    assert await hear("charge.dispute.funds_withdrawn", 900, "under_review") == (
+        (900, 1000, "under_review")
+    )
+    # What was said before that, and comes late.
+    assert await hear("charge.dispute.updated", 450, "needs_response") == (
+        (900, 1000, "under_review")
+    )
 
 
 # Events that are stored, and tried again
@@ -551,6 +597,7 @@ async def test_an_event_that_overtakes_its_purchase_is_applied_once_that_is_know
         result = await stripe_event(service_login, "refund.created", about, "evt_1")
     assert (result["state"], result["outcome"]) == ("ignored", None)
     assert await claimed(service_login) == []
+    assert (await stored(admin, "evt_1"))["next_attempt_at"] is not None
     await later(admin, "evt_1")
     if named:
         await admin.execute(
@@ -567,6 +614,19 @@ async def test_an_event_that_overtakes_its_purchase_is_applied_once_that_is_know
     assert await standing(admin) == (
         ("completed", CREDITS) if named else ("partially_refunded", CREDITS - 333)
     )
+
+
+async def test_stripe_is_asked_at_once_the_first_time_and_then_with_gaps(
+    admin: Connection, service_login: Connection
+) -> None:
+    await buy(admin, "ann", "pi_1", CREDITS, CENTS)
+    charge = {"object": "charge", "id": "ch_1", "payment_intent": "pi_1"}
+    received = await stripe_event(service_login, "charge.refunded", charge, "evt_1")
+    assert received["state"] == "received"
+    assert await claimed(service_login) == ["evt_1"]
+    asked = await call(service_login, "credits.replay_stripe_event", id="evt_1", asking=True)
+    assert asked["state"] == "received"
+    assert await claimed(service_login) == []
 
 
 async def test_an_event_that_fails_is_tried_again_with_growing_gaps_for_thirty_days(

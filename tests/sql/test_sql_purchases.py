@@ -228,6 +228,16 @@ async def test_an_event_finds_its_purchase_by_the_payment_or_the_metadata(
     assert await available(service_login, "ann") == 1000
 
 
+async def test_the_payment_says_more_than_the_metadata(
+    admin: Connection, service_login: Connection
+) -> None:
+    purchase = await start_paying(admin, service_login)
+    other = await start(admin, service_login)
+    await event(service_login, "payment_intent.succeeded", intent(other["id"]))
+    assert (await status(service_login, purchase["id"]))[0] == "completed"
+    assert (await status(service_login, other["id"]))[0] == "pending"
+
+
 async def test_the_same_event_twice_is_applied_once(
     admin: Connection, service_login: Connection
 ) -> None:
@@ -252,7 +262,7 @@ async def test_the_same_event_twice_at_once_is_applied_once(
         async with service_login.transaction():
             await event(service_login, "payment_intent.succeeded", about, "evt_1")
             late = asyncio.create_task(event(other, "payment_intent.succeeded", about, "evt_1"))
-            await blocked(admin, other)
+            await blocked(admin, other, late)
         assert (await late)["repeated"] is True
     finally:
         await other.close()
@@ -388,6 +398,82 @@ async def test_a_lock_that_cannot_be_had_is_raised_so_that_stripe_sends_again(
         await hasty.close()
 
 
+@pytest.mark.parametrize(
+    "condition",
+    [
+        "serialization_failure",
+        "deadlock_detected",
+        "lock_not_available",
+        "insufficient_resources",
+        "operator_intervention",
+        "system_error",
+    ],
+)
+async def test_what_passes_by_itself_is_raised_and_is_no_failure_of_the_event(
+    admin: Connection, service_login: Connection, condition: str
+) -> None:
+    purchase = await start_paying(admin, service_login)
+    await admin.execute(
+        f"""
+        CREATE FUNCTION pg_temp.refuse() RETURNS trigger LANGUAGE plpgsql
+        AS 'BEGIN RAISE {condition}; END';
+        CREATE TRIGGER refuse BEFORE UPDATE ON credits.purchases
+        FOR EACH ROW EXECUTE FUNCTION pg_temp.refuse()
+        """
+    )
+    with pytest.raises(asyncpg.PostgresError):
+        await event(admin, "payment_intent.succeeded", intent(purchase["id"]), "evt_1")
+    assert await admin.fetchval("SELECT count(*) FROM credits.stripe_events") == 0
+
+
+async def test_what_is_written_of_one_purchase_leaves_the_others_of_its_user_alone(
+    admin: Connection, service_login: Connection
+) -> None:
+    async def others() -> list[asyncpg.Record]:
+        return await admin.fetch(
+            "SELECT * FROM credits.purchases WHERE id <> ALL ($1) ORDER BY id",
+            [paying, paged, failing],
+        )
+
+    started = [(await start(admin, service_login, **URLS))["id"] for _ in range(4)]
+    paying, paged, failing, _ = started
+    about: dict[str, Any] = {"user_id": "ann"}
+    before = await others()
+    await call(
+        service_login,
+        "credits.fail_purchase",
+        **about,
+        purchase_id=failing,
+        failure="x",
+    )
+    await call(
+        service_login,
+        "credits.record_checkout_session",
+        **about,
+        purchase_id=paged,
+        stripe_checkout_session_id="cs_2",
+        stripe_checkout_url="https://stripe.example/cs_2",
+        stripe_customer_id="cus_1",
+    )
+    await call(
+        service_login,
+        "credits.record_payment_intent",
+        **about,
+        purchase_id=paying,
+        stripe_payment_intent_id="pi_1",
+        stripe_customer_id="cus_1",
+    )
+    await follow(service_login, paying, "succeeded")
+    assert await others() == before
+    assert [(await status(service_login, purchase))[0] for purchase in started] == (
+        ["completed", "pending", "failed", "pending"]
+    )
+    sessions = await admin.fetch(
+        "SELECT id FROM credits.purchases WHERE stripe_checkout_url IS NOT NULL"
+    )
+    assert [row["id"] for row in sessions] == [paged]
+
+
 async def start_on_page(admin: Connection, connection: Connection) -> asyncpg.Record:
     """Ann begins to buy on Stripe's page cs_1."""
     purchase = await start(admin, connection, **URLS)
@@ -429,6 +515,39 @@ async def test_a_session_that_comes_to_nothing_ends_its_purchase(
     nothing = session(purchase["id"], payment_status="unpaid", payment_intent=None)
     await event(service_login, type_, nothing)
     assert await status(service_login, purchase["id"]) == expected
+
+
+async def test_the_first_page_that_is_written_down_stays(
+    admin: Connection, service_login: Connection
+) -> None:
+    purchase = await start_on_page(admin, service_login)
+    again = await call(
+        service_login,
+        "credits.record_checkout_session",
+        user_id="ann",
+        purchase_id=purchase["id"],
+        stripe_checkout_session_id="cs_2",
+        stripe_checkout_url="https://stripe.example/cs_2",
+        stripe_customer_id="cus_1",
+    )
+    assert again["stripe_checkout_session_id"] == "cs_1"
+    assert again["stripe_checkout_url"] == "https://stripe.example/cs_1"
+
+
+async def test_a_session_that_expired_before_it_was_written_down_stays_cancelled(
+    admin: Connection, service_login: Connection
+) -> None:
+    purchase = await start(admin, service_login, **URLS)
+    nothing = session(purchase["id"], payment_status="unpaid", payment_intent=None)
+    await event(service_login, "checkout.session.expired", nothing)
+    failed = await call(
+        service_login,
+        "credits.fail_purchase",
+        user_id="ann",
+        purchase_id=purchase["id"],
+        failure="the answer was lost",
+    )
+    assert failed["status"] == "cancelled"
 
 
 async def test_an_expired_session_does_not_touch_what_was_paid(
@@ -529,7 +648,7 @@ async def test_two_first_purchases_at_once_use_one_customer(
         async with service_login.transaction():
             await call(service_login, link, user_id="ann", stripe_customer_id="cus_1")
             late = asyncio.create_task(call(other, link, user_id="ann", stripe_customer_id="cus_2"))
-            await blocked(admin, other)
+            await blocked(admin, other, late)
         assert (await late)["link_stripe_customer"] == "cus_1"
     finally:
         await other.close()

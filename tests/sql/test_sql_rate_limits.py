@@ -86,7 +86,7 @@ async def test_a_turn_is_counted_though_its_old_row_is_just_being_deleted(
         await pruner.execute("SELECT FROM credits.rate_limits FOR UPDATE")
         waiting = asyncio.ensure_future(turn(service_login, ann=1))
         try:
-            await blocked(admin, service_login)
+            await blocked(admin, service_login, waiting)
             await pruner.execute("DELETE FROM credits.rate_limits; COMMIT")
             assert await waiting == 0
         finally:

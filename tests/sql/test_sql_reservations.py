@@ -294,7 +294,7 @@ async def test_of_commit_and_refund_at_once_one_wins(
             late = asyncio.create_task(
                 refusal(other, REFUND, reservation_id=held["reservation_id"])
             )
-            await blocked(admin, other)
+            await blocked(admin, other, late)
         assert (await late).sqlstate == "MC013"
     finally:
         await other.close()

@@ -10,6 +10,7 @@ import msgspec
 from service.db import decode_json
 from service.dev.postgres import Cluster
 from service.settings import Settings
+from tests.support.waiting import PATIENCE_SECONDS
 
 if TYPE_CHECKING:
     Connection = asyncpg.Connection[asyncpg.Record]
@@ -46,7 +47,7 @@ def as_settings(cluster: Cluster, name: str, **env: str) -> Settings:
 async def connect(url: str, **server_settings: str) -> Connection:
     """A connection with jsonb as Python values; `server_settings` such as timezone."""
     connection: Connection = await asyncpg.connect(
-        url, server_settings=server_settings, command_timeout=60
+        url, server_settings=server_settings, command_timeout=PATIENCE_SECONDS
     )
     for name in ("json", "jsonb"):
         await connection.set_type_codec(

@@ -8,8 +8,9 @@ from typing import Any
 
 from tests.support.databases import Clone, Connection, connect
 from tests.support.running import Answer
+from tests.support.waiting import PATIENCE_SECONDS
 
-WAIT_SECONDS = 60.0
+WAIT_SECONDS = PATIENCE_SECONDS
 """Before a condition that is waited for counts as never coming; no test is that slow."""
 
 
@@ -61,11 +62,17 @@ async def until(
         raise AssertionError(f"never came: {what}") from None
 
 
-async def blocked(admin: Connection, waiting: Connection) -> None:
-    """Wait until a connection's statement waits for a lock that another one holds."""
+async def blocked(
+    admin: Connection, waiting: Connection, call: asyncio.Future[Any] | None = None
+) -> None:
+    """Wait until a connection's statement waits for a lock that another one holds.
+
+    With the call that it makes, this fails at once when that ends without having waited.
+    """
     pid = waiting.get_server_pid()
 
     async def is_blocked() -> bool:
+        assert call is None or not call.done(), f"it has not waited: {call}"
         blockers: int = await admin.fetchval("SELECT cardinality(pg_blocking_pids($1))", pid)
         return blockers > 0
 

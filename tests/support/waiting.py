@@ -1,9 +1,10 @@
 """Waiting for what raises no event, with a deadline that only a defect reaches."""
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable
 
-PATIENCE_SECONDS = 60.0
+PATIENCE_SECONDS = float(os.environ.get("MANA_TEST_PATIENCE", "60"))
 
 
 async def until(condition: Callable[[], bool | Awaitable[bool]]) -> None:
