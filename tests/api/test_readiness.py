@@ -194,7 +194,13 @@ BODIES: dict[str, dict[str, Any]] = {
         "reservationId": "0192f0c1-0000-7000-8000-000000000001"
     },
     "/internal/gifts/redeem-pending": {"userId": "ann", "email": "ann@example.org"},
+    "/admin/users/{userId}/grant": {"amount": 1, "reason": "x"},
+    "/admin/users/{userId}/refund": {
+        "transactionId": "0192f0c1-0000-7000-8000-000000000001",
+        "reason": "x",
+    },
 }
+QUERIES = {"/admin/users": "?query=ann"}
 ELSEWHERE = ("/api/v1/credits/purchase", "/api/v1/webhooks/stripe")
 
 
@@ -215,6 +221,7 @@ async def test_every_route_says_503_while_the_database_is_away(
                 continue
             path = path.removeprefix("/api/v1")
             filled = path.replace("{userId}", "ann").replace("{code}", "ABCDEFGH")
+            filled = filled.replace("{eventId}", "evt_1") + QUERIES.get(path, "")
             for name in ("{id}", "{purchaseId}"):
                 filled = filled.replace(name, "0192f0c1-0000-7000-8000-000000000001")
             answer = await service.call(
