@@ -137,3 +137,27 @@ async def test_where_one_cannot_be_charged_the_others_are_one_by_one_in_the_same
         "SELECT user_id FROM credits.transactions WHERE idempotency_key = 'sync:2' ORDER BY ctid"
     )
     assert [row["user_id"] for row in rows] == ["ann", "cleo"]
+
+
+@pytest.mark.parametrize(
+    "table",
+    ["credits.stripe_events", "credits.purchases", "gifts.gift_codes", "credits.reservations"],
+)
+async def test_an_erasure_locks_what_is_the_users_by_id(
+    database: Clone, admin: Connection, table: str
+) -> None:
+    for number in range(3):
+        # The first event is the last in the order of ids.
+        await buy(admin, "ann", f"pi_{number}", 1000, 900)
+        about = {"object": "payment_intent", "id": f"pi_{number}", "metadata": {"userId": "ann"}}
+        await stripe_event(admin, "payment_intent.created", about, f"evt_{9 - number}")
+        await call(admin, "gifts.create_gift", user_id="ann", credits=5)
+        await call(admin, "credits.reserve_credits", user_id="ann", amount=5, reason="x")
+    ids = [row["id"] for row in await admin.fetch(f"SELECT id FROM {table} ORDER BY id")]
+    lock = f"SELECT FROM {table} WHERE id = $1 FOR UPDATE NOWAIT"
+
+    async def erase(connection: Connection) -> asyncpg.Record:
+        return await call(connection, "credits.erase_user", user_id="ann")
+
+    erased = await require_order(database, admin, lock, (ids[0], ids[-1]), erase)
+    assert (erased["cancelled_gifts"], erased["released_holds"]) == (3, 3)

@@ -1,7 +1,8 @@
 -- credits._lock_account: lock everything that is a user's, in the one order, before he is erased.
 --
 -- What comes before the balance can have been made while this waited for it, by whoever held the
--- balance: a gift, a reservation, a purchase. That is locked afterwards without waiting.
+-- balance: a gift, a reservation, a purchase. That is locked afterwards without waiting, and so in no
+-- order.
 --
 -- Locks:  the Stripe events about him, then his purchases, his gifts, his reservations, his
 --         subscription, each by its id; he need not have any of these. Then his balance row, which
@@ -41,11 +42,11 @@ BEGIN
     v_addresses := credits._known_addresses(p_user_id);
     gift_ids := gifts._gifts_about(p_user_id, v_addresses);
     event_ids := credits._stripe_events_about(p_user_id, v_addresses);
-    PERFORM 1 FROM credits.purchases WHERE user_id = p_user_id ORDER BY id FOR UPDATE NOWAIT;
-    PERFORM 1 FROM gifts.gift_codes WHERE id = ANY(gift_ids) ORDER BY id FOR UPDATE NOWAIT;
-    PERFORM 1 FROM credits.reservations WHERE user_id = p_user_id ORDER BY id FOR UPDATE NOWAIT;
+    PERFORM 1 FROM credits.purchases WHERE user_id = p_user_id FOR UPDATE NOWAIT;
+    PERFORM 1 FROM gifts.gift_codes WHERE id = ANY(gift_ids) FOR UPDATE NOWAIT;
+    PERFORM 1 FROM credits.reservations WHERE user_id = p_user_id FOR UPDATE NOWAIT;
     PERFORM 1 FROM credits.sync_subscriptions WHERE user_id = p_user_id FOR UPDATE NOWAIT;
-    PERFORM 1 FROM credits.stripe_events WHERE id = ANY(event_ids) ORDER BY id FOR UPDATE NOWAIT;
+    PERFORM 1 FROM credits.stripe_events WHERE id = ANY(event_ids) FOR UPDATE NOWAIT;
 END
 $$;
 COMMENT ON FUNCTION credits._lock_account(text) IS

@@ -22,7 +22,7 @@ AS $$
         ) AS i
         WHERE i.id IS NOT NULL
     )
-    SELECT coalesce(array_agg(e.id ORDER BY e.id), '{}')
+    SELECT coalesce(array_agg(e.id), '{}')
     FROM credits.stripe_events AS e
     CROSS JOIN named AS n
     CROSS JOIN LATERAL (SELECT e.payload #> '{data,object}' AS object) AS o
