@@ -765,3 +765,11 @@ async def test_events_that_lack_are_told_from_those_that_are_stored(
         "SELECT * FROM credits.unknown_stripe_events($1)", ["evt_1", "evt_2"]
     )
     assert [row[0] for row in found] == ["evt_2"]
+
+
+async def test_a_refund_that_is_over_stays_as_it_ended(admin: Connection) -> None:
+    await buy(admin, "ann", "pi_1")
+    for status in ("succeeded", "failed", "canceled", "succeeded"):
+        await stripe_event(admin, "refund.updated", refund_object("re", "pi_1", 900, status))
+    kept = await admin.fetchval("SELECT status FROM credits.stripe_refunds WHERE id = 're'")
+    assert kept == "failed"
