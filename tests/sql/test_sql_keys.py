@@ -401,3 +401,21 @@ async def test_the_answer_to_a_repeated_call_tells_what_there_is_now(
     await use.send(service_login)
     await debit(service_login, "ann", 1)
     assert (await use.send(service_login))["available"] == 4
+
+
+@pytest.mark.parametrize("key", ["", "k" * 256])
+async def test_a_key_of_a_call_that_makes_no_row_has_bounds_as_well(
+    admin: Connection, key: str
+) -> None:
+    await grant(admin, "ann", 100)
+    gift = await call(admin, GIFT, user_id="ann", credits=5)
+    held = await call(admin, RESERVE, user_id="ann", amount=5, reason="app")
+    for request in (
+        Request(COMMIT, {"reservation_id": held["reservation_id"]}),
+        Request(RETURN, {"reservation_id": held["reservation_id"]}),
+        Request(REDEEM, {"user_id": "bob", "code": gift["code"]}),
+        Request(CANCEL, {"user_id": "ann", "gift_id": gift["id"]}),
+        Request(ACTIVATE, {"user_id": "ann"}),
+    ):
+        refused = await request.but(idempotency_key=key).refused(admin)
+        assert (refused.sqlstate, refused.field) == ("MC001", "idempotencyKey"), request.function
