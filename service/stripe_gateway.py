@@ -328,6 +328,7 @@ async def _told(call: str, *, customer: bool = False) -> AsyncIterator[None]:
         async with asyncio.timeout(TOTAL_SECONDS):
             yield
     except stripe.StripeError as error:
+        _go_on_unless_cancelled(error)
         code = error.code or getattr(error.error, "type", None)
         _log.warning(
             "Stripe call failed",
@@ -347,6 +348,7 @@ async def _told(call: str, *, customer: bool = False) -> AsyncIterator[None]:
             raise PaymentRefusedError(code) from error
         raise PaymentProviderError(code) from error
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        _go_on_unless_cancelled(error)
         # The library lets these through where a body breaks off after its headers.
         _log.warning("Stripe call failed", call=call, kind=type(error).__name__)
         raise PaymentProviderError from error
@@ -354,6 +356,16 @@ async def _told(call: str, *, customer: bool = False) -> AsyncIterator[None]:
         # An answer that is not what Stripe documents.
         _log.warning("Stripe answered something unexpected", call=call, kind=type(error).__name__)
         raise PaymentRefusedError from error
+
+
+def _go_on_unless_cancelled(error: Exception) -> None:
+    """Let a cancellation be one that on its way became an error, as while connecting.
+
+    Whoever is to stop would go on otherwise, as after any other call that fails.
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError from error
 
 
 def _metadata(order: Order) -> dict[str, str]:

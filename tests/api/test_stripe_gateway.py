@@ -272,12 +272,12 @@ async def test_nobody_there() -> None:
             await gateway.retrieve_payment_intent("pi_1")
 
 
-@pytest.mark.parametrize(("name", "tries"), [("CALL_SECONDS", 2), ("TOTAL_SECONDS", 1)])
+@pytest.mark.parametrize(("call", "total", "tries"), [(0.2, 15, 2), (10, 0.2, 1)])
 async def test_time_outs(
-    fake: FakeStripe, monkeypatch: pytest.MonkeyPatch, name: str, tries: int
+    fake: FakeStripe, monkeypatch: pytest.MonkeyPatch, call: float, total: float, tries: int
 ) -> None:
     assert stripe_gateway.CALL_SECONDS == 10
-    monkeypatch.setattr(stripe_gateway, name, 0.2)
+    monkeypatch.setattr(stripe_gateway, "TOTAL_SECONDS", total)
     done = asyncio.Event()
 
     async def silent() -> web.StreamResponse:
@@ -287,13 +287,35 @@ async def test_time_outs(
     fake.answers += [silent, silent]
     try:
         async with StripeGateway.connected(
-            StripeSettings("sk_test_1", SECRET, fake.url)
+            StripeSettings("sk_test_1", SECRET, fake.url), call_seconds=call
         ) as impatient:
             with pytest.raises(PaymentProviderError):
                 await impatient.retrieve_payment_intent("pi_1")
     finally:
         done.set()
     assert len(fake.asked) == tries
+
+
+async def test_whoever_is_stopped_in_a_call_stops(
+    gateway: StripeGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it happens while it connects, the library makes an error of its own of the end."""
+    calling = asyncio.Event()
+
+    async def swallow(*_: object, **__: object) -> None:
+        calling.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError as error:
+            raise stripe.APIConnectionError("no connection") from error  # type: ignore[no-untyped-call]
+
+    monkeypatch.setattr(stripe.AIOHTTPClient, "request_async", swallow)
+    task = asyncio.create_task(gateway.retrieve_payment_intent("pi_1"))
+    await calling.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert task.cancelled()
 
 
 async def test_a_body_that_breaks_off(gateway: StripeGateway) -> None:

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from service.dev.postgres import Cluster
+from service.reconcile import Reconciler
 from tests.support.databases import Clone, Connection, as_settings
 from tests.support.running import Running, running_service
 from tests.support.stripe import (
@@ -56,3 +57,13 @@ async def shop(
     """A shop with packages on the shelf."""
     async with opened(selling, line, stripe_url, admin) as shop:
         yield shop
+
+
+@pytest.fixture
+def silent_services(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No service asks Stripe but for its callers; to be named before the shop."""
+
+    async def nothing(_reconciler: Reconciler) -> None:
+        pass
+
+    monkeypatch.setattr(Reconciler, "reconcile", nothing)

@@ -595,6 +595,7 @@ async def test_looking_while_stripe_is_away_shows_what_is_known(shop: Shop) -> N
     assert (answer.status, answer.body["status"]) == (200, "pending")
 
 
+@pytest.mark.usefixtures("silent_services")
 async def test_a_payment_that_does_not_fit_credits_nothing(shop: Shop) -> None:
     changes: list[dict[str, Any]] = [{"amount_received": 499}, {"currency": "usd"}, {"id": "pi_2"}]
     for change in changes:

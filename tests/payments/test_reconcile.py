@@ -42,14 +42,10 @@ class Asking(Reconciler):
 
 
 @pytest.fixture(autouse=True)
-def _services_are_silent(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+def _services_are_silent(request: pytest.FixtureRequest) -> None:
     """Where a test asks by itself, no service takes its turn; said before the first one starts."""
-
-    async def nothing(_reconciler: Reconciler) -> None:
-        pass
-
     if "asking" in request.fixturenames:
-        monkeypatch.setattr(Reconciler, "reconcile", nothing)
+        request.getfixturevalue("silent_services")
 
 
 @pytest.fixture
