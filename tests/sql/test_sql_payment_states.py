@@ -773,3 +773,20 @@ async def test_a_refund_that_is_over_stays_as_it_ended(admin: Connection) -> Non
         await stripe_event(admin, "refund.updated", refund_object("re", "pi_1", 900, status))
     kept = await admin.fetchval("SELECT status FROM credits.stripe_refunds WHERE id = 're'")
     assert kept == "failed"
+
+
+async def test_the_ledger_says_what_a_reversal_was_for(admin: Connection) -> None:
+    await buy(admin, "ann", "pi_1", CREDITS, CENTS)
+    for status in ("succeeded", "failed"):
+        await stripe_event(admin, "refund.updated", refund_object("re", "pi_1", CENTS, status))
+    await stripe_event(admin, "charge.dispute.created", dispute_object("dp", "pi_1", CENTS))
+    await stripe_event(admin, "charge.dispute.closed", dispute_object("dp", "pi_1", CENTS, "won"))
+    said = await admin.fetch(
+        "SELECT amount, description FROM credits.transactions WHERE type = 'reversal' ORDER BY seq"
+    )
+    assert [tuple(row) for row in said] == [
+        (-CREDITS, "Payment refunded"),
+        (CREDITS, "Refund did not come about"),
+        (-CREDITS, "Payment disputed"),
+        (CREDITS, "Dispute won"),
+    ]
