@@ -161,3 +161,38 @@ async def test_an_erasure_locks_what_is_the_users_by_id(
 
     erased = await require_order(database, admin, lock, (ids[0], ids[-1]), erase)
     assert (erased["cancelled_gifts"], erased["released_holds"]) == (3, 3)
+
+
+async def test_an_erasure_waits_for_the_subscription(database: Clone, admin: Connection) -> None:
+    await subscribe(admin, ["ann"], 100)
+    lock = "SELECT FROM credits.sync_subscriptions WHERE user_id = $1 FOR UPDATE NOWAIT"
+    async with superusers(database, 2) as (holder, erasing):
+        await holder.execute("BEGIN")
+        await holder.execute(lock, "ann")
+        erased = asyncio.ensure_future(call(erasing, "credits.erase_user", user_id="ann"))
+        await blocked(admin, erasing, erased)
+        # What comes behind it, he has not got yet.
+        await admin.execute(BALANCE, "ann")
+        await holder.execute("COMMIT")
+        assert (await erased)["erased_at"] is not None
+
+
+async def test_an_erasure_locks_what_administrators_did_by_id(
+    database: Clone, admin: Connection
+) -> None:
+    await grant(admin, "ann", 5)
+    ids = [f"00000000-0000-7000-8000-00000000000{number}" for number in (1, 2, 3)]
+    # Written in the other order, in which a statement without an order would come by them.
+    for id_ in reversed(ids):
+        await admin.execute(
+            "INSERT INTO credits.admin_actions (user_id, id, admin_id, action, details, created_at)"
+            " VALUES ('ann', $1, 'root', 'gift_sync', '{}', now())",
+            id_,
+        )
+    lock = "SELECT FROM credits.admin_actions WHERE id = $1 FOR UPDATE NOWAIT"
+
+    async def erase(connection: Connection) -> asyncpg.Record:
+        return await call(connection, "credits.erase_user", user_id="ann")
+
+    erased = await require_order(database, admin, lock, (ids[0], ids[2]), erase)
+    assert erased["forfeited_credits"] == 5

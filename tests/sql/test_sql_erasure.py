@@ -1145,3 +1145,24 @@ async def test_a_completed_purchase_is_kept_for_bookkeeping(admin: Connection) -
     assert (row["status"], row["price_euro_cents"], row["credits"]) == ("completed", 900, 1000)
     assert row["stripe_payment_intent_id"] == "pi_1"
     assert row["completed_at"] is not None
+
+
+async def test_what_is_stored_of_others_stays(admin: Connection) -> None:
+    await live(admin)
+    about = {"object": "customer", "id": "cus_bob", "email": "bob@example.org"}
+    await stripe_event(admin, "customer.updated", about, "evt_bob")
+    before = await payload(admin, "evt_bob")
+    runs = "SELECT did -> 'first' FROM credits.job_runs WHERE job = 'ledger-check'"
+    order = [one["rule"] for one in await admin.fetchval(runs)]
+    await erase(admin)
+    assert before is not None
+    assert await payload(admin, "evt_bob") == before
+    assert [one["rule"] for one in await admin.fetchval(runs)] == order
+
+
+@pytest.mark.parametrize("admin_id", ["", "a" * 129])
+async def test_who_erases_has_bounds(admin: Connection, admin_id: str) -> None:
+    await grant(admin, "ann", 5)
+    refused = await refusal(admin, "credits.erase_user", user_id="ann", admin_id=admin_id)
+    assert (refused.sqlstate, refused.field) == ("MC001", "adminId")
+    assert await available(admin, "ann") == 5
