@@ -179,8 +179,14 @@ def _unlock(function: Function) -> Iterator[tuple[Edit, ...]]:
     """Drop a row lock."""
     tokens = function.tokens
     for first, end in _lock_clauses(tokens):
-        last = end + 1 if _words(tokens, end, 2) == "SKIP LOCKED" else end - 1
-        yield _replace(tokens[first], tokens[last], "")
+        yield _replace(tokens[first], tokens[_last_of_lock(tokens, end)], "")
+
+
+def _last_of_lock(tokens: Sequence[Token], end: int) -> int:
+    """Where a lock clause ends whose words before `SKIP LOCKED` or `NOWAIT` end before `end`."""
+    if _words(tokens, end, 2) == "SKIP LOCKED":
+        return end + 1
+    return end if _words(tokens, end, 1) == "NOWAIT" else end - 1
 
 
 def _wait(function: Function) -> Iterator[tuple[Edit, ...]]:

@@ -419,3 +419,11 @@ async def test_a_key_of_a_call_that_makes_no_row_has_bounds_as_well(
     ):
         refused = await request.but(idempotency_key=key).refused(admin)
         assert (refused.sqlstate, refused.field) == ("MC001", "idempotencyKey"), request.function
+
+
+async def test_a_key_of_somebody_elses_call_that_makes_no_row_is_free(admin: Connection) -> None:
+    for user in ("ann", "bob"):
+        await grant(admin, user, 100)
+    await call(admin, ACTIVATE, user_id="bob", idempotency_key="same")
+    gift = await call(admin, GIFT, user_id="ann", credits=5, idempotency_key="same")
+    assert gift["total_credits"] == 5
