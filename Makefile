@@ -29,7 +29,8 @@ demo: $(TO_RUN) ## the story of the product, step by step
 
 test: lint ## lint, then every test
 	@service/dev/packages.sh test
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	@# Twice as many as cores: much of the time is waited for.
+	$(BIN)/python -m pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder
 
 lint: $(TO_TEST) $(TO_CHECK) ## formatting, types, layers, SQL, shell, compose
 	$(BIN)/ruff check
