@@ -30,7 +30,7 @@ fi
 if [ "${1:-}" = test ]; then
     [ -e "$extensions/plpgsql_check.control" ] || add "postgresql-$version-plpgsql-check"
     # A font as well, without which Chromium shows no letter.
-    [ -x /usr/bin/chromium ] || add chromium fonts-dejavu-core
+    [ -x /usr/bin/chromium-headless-shell ] || add chromium-headless-shell fonts-dejavu-core
     command -v node >/dev/null || add nodejs
     command -v npm >/dev/null || add npm
 fi

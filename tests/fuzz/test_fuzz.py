@@ -47,7 +47,7 @@ from tests.support.routes import declared_routes
 from tests.support.running import Running, an_address, running_service
 from tests.support.stripe import SECRET_KEY, WEBHOOK_SECRET, made_up, sign
 
-EXAMPLES = int(os.environ.get("MANA_FUZZ_EXAMPLES", "8"))
+EXAMPLES = int(os.environ.get("MANA_FUZZ_EXAMPLES", "5"))
 SEED = int(os.environ.get("MANA_FUZZ_SEED", "1"))
 
 ROUTES = declared_routes()
