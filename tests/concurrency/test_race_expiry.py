@@ -356,7 +356,7 @@ FILL = f"""
 SET session_replication_role = replica;
 INSERT INTO credits.balances
 (user_id, balance, reserved, total_earned, total_spent, last_seq, created_at, updated_at)
-SELECT 'u' || u, 500, {EACH}, 1000, 500, {EACH} + 1, now(), now()
+SELECT 'u' || u, {1000 - 5 * EACH}, {EACH}, 1000, {5 * EACH}, {EACH} + 1, now(), now()
 FROM generate_series(1, {USERS}) AS u;
 INSERT INTO credits.transactions (
     user_id, seq, id, type, origin, amount, balance_before, balance_after, app_id, description,

@@ -113,6 +113,7 @@ start({
 function balanceRegion() {
   return region({
     lines: 4,
+    className: "balance",
     load: (signal) => api.balance({ signal }),
     render: ({ balance, reserved, totalEarned, totalSpent }) => [
       h("p", { className: "big" }, credits(balance)),
@@ -131,6 +132,7 @@ function balanceRegion() {
 function shopRegion() {
   return region({
     lines: 5,
+    className: "shop",
     load: (signal) => api.packages({ signal }),
     render: (packages) => {
       if (packages.length === 0) return h("p", { className: "empty" }, say.nothingSold);
