@@ -7,7 +7,7 @@ import asyncio
 import functools
 import json
 import re
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import Enum
@@ -44,6 +44,7 @@ IDEMPOTENCY_KEY_MAX: Final = 255
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _H = TypeVar("_H", bound=Handler)
 _S = TypeVar("_S", bound=msgspec.Struct)
+_R = TypeVar("_R")
 
 _UUID: Final = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _WHOLE_NUMBER: Final = re.compile(r"-?[0-9]{1,18}")
@@ -420,6 +421,25 @@ def respond(
         status=status,
         headers=sent,
         content_type="application/json",
+    )
+
+
+def respond_page(
+    request: web.Request,
+    rows: Sequence[_R],
+    limit: int,
+    show: Callable[[_R], object],
+    cursor: Callable[[_R], object],
+) -> web.Response:
+    """A page of a list that goes on, with a `Link` while there is more.
+
+    `rows` are one more than `limit` then; `cursor` is where, as `before`, the next page begins.
+    """
+    shown = rows[:limit]
+    more = len(rows) > limit
+    return respond(
+        [show(row) for row in shown],
+        headers=next_link(request, before=str(cursor(shown[-1]))) if more else None,
     )
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from operator import attrgetter
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
@@ -41,13 +42,13 @@ from service.wire import (
     Timestamp,
     build,
     idempotency_key,
-    next_link,
     one_of,
     path_text,
     path_user_id,
     read_body,
     read_query,
     respond,
+    respond_page,
     timestamp,
 )
 
@@ -403,12 +404,7 @@ async def list_transactions_of_user(request: web.Request) -> web.Response:
         type_=page.type,
         app_id=page.app_id,
     )
-    shown = rows[: page.limit]
-    more = len(rows) > page.limit
-    return respond(
-        [Transaction.of(row) for row in shown],
-        headers=next_link(request, before=str(shown[-1].seq)) if more else None,
-    )
+    return respond_page(request, rows, page.limit, Transaction.of, attrgetter("seq"))
 
 
 @routes.get(
@@ -557,11 +553,8 @@ async def list_stripe_events(request: web.Request) -> web.Response:
     rows = await admin.list_stripe_events(
         request.app[DB], state=page.state, limit=page.limit + 1, before=page.before
     )
-    shown = rows[: page.limit]
-    more = len(rows) > page.limit
-    return respond(
-        [build(EventView, asdict(row)) for row in shown],
-        headers=next_link(request, before=shown[-1].id) if more else None,
+    return respond_page(
+        request, rows, page.limit, lambda row: build(EventView, asdict(row)), attrgetter("id")
     )
 
 
@@ -595,11 +588,8 @@ async def list_notices(request: web.Request) -> web.Response:
     rows = await admin.list_notices(
         request.app[DB], state=page.state, limit=page.limit + 1, before=page.before
     )
-    shown = rows[: page.limit]
-    more = len(rows) > page.limit
-    return respond(
-        [build(NoticeView, asdict(row)) for row in shown],
-        headers=next_link(request, before=str(shown[-1].id)) if more else None,
+    return respond_page(
+        request, rows, page.limit, lambda row: build(NoticeView, asdict(row)), attrgetter("id")
     )
 
 

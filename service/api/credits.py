@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from operator import attrgetter
 from typing import Annotated, Any, ClassVar, Literal
 from uuid import UUID
 
@@ -35,12 +36,12 @@ from service.wire import (
     Timestamp,
     build,
     idempotency_key,
-    next_link,
     one_of,
     path_uuid,
     read_body,
     read_query,
     respond,
+    respond_page,
     timestamp,
 )
 
@@ -368,12 +369,7 @@ async def list_transactions(request: web.Request) -> web.Response:
         type_=page.type,
         app_id=page.app_id,
     )
-    shown = rows[: page.limit]
-    more = len(rows) > page.limit
-    return respond(
-        [Transaction.of(row) for row in shown],
-        headers=next_link(request, before=str(shown[-1].seq)) if more else None,
-    )
+    return respond_page(request, rows, page.limit, Transaction.of, attrgetter("seq"))
 
 
 @routes.get("/api/v1/credits/purchases", auth=Auth.USER, query=Page, answer=list[PurchaseView])

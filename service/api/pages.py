@@ -1,5 +1,6 @@
 """The pages for people, the files they are made of, and the contract for programs."""
 
+import re
 from typing import Any, Final
 
 from aiohttp import web
@@ -14,6 +15,7 @@ routes = Routes()
 
 CACHE_CONTROL: Final = "public, max-age=60"
 """A new release is seen within a minute; until then, and after, the ETag saves the transfer."""
+_NO_WEIGHT: Final = re.compile(r"\s*q=0(\.0*)?\s*")
 # A page shows nothing by itself: what it shows, its script asks the API for, with a token.
 _PAGE: Final[Declared] = {"answer": Media(HTML), "others": {304: None}, "database": False}
 _FILE: Final[Declared] = {"answer": Media("*/*"), "others": {304: None}, "database": False}
@@ -95,7 +97,7 @@ def _serve(request: web.Request, name: str) -> web.Response:
     page = request.app[PAGES].get(name)
     if page is None:
         raise not_found()
-    gzipped = "gzip" in request.headers.get("Accept-Encoding", "")
+    gzipped = _takes_gzip(request)
     etag = f"{page.etag}-gzip" if gzipped else page.etag
     headers = {
         "ETag": f'"{etag}"',
@@ -114,3 +116,12 @@ def _serve(request: web.Request, name: str) -> web.Response:
     if gzipped:
         headers["Content-Encoding"] = "gzip"
     return web.Response(body=page.gzipped if gzipped else page.body, headers=headers)
+
+
+def _takes_gzip(request: web.Request) -> bool:
+    """Whether it is named, and not with a weight of 0 (RFC 9110, 12.5.3)."""
+    for coding in request.headers.get("Accept-Encoding", "").split(","):
+        name, _, weight = coding.partition(";")
+        if name.strip().lower() == "gzip":
+            return _NO_WEIGHT.fullmatch(weight) is None
+    return False

@@ -422,6 +422,25 @@ async def test_pages_are_served(service: Running, path: str, type_: str) -> None
         assert answer.headers["Content-Length"] == str(len(body))
 
 
+@pytest.mark.parametrize(
+    ("accepted", "gzipped"),
+    [
+        *[(accepted, True) for accepted in ("gzip", "br, GZIP;q=0.5", "deflate,gzip ; q=1.0, br")],
+        *[
+            (accepted, False)
+            for accepted in ("", "identity", "gzip;q=0", "br, gzip; q=0.00", "x-gzip")
+        ],
+    ],
+)
+async def test_a_page_is_compressed_for_whoever_wants_it(
+    service: Running, accepted: str, gzipped: bool
+) -> None:
+    headers = {"Accept-Encoding": accepted}
+    async with service.session.get(f"{service.url}/docs", headers=headers) as answer:
+        assert answer.status == 200
+        assert ("Content-Encoding" in answer.headers) is gzipped
+
+
 async def test_the_document_names_the_service(service: Running) -> None:
     answer = await service.call("GET", "/openapi.json", base="")
     assert answer.body["openapi"] == "3.1.0"

@@ -3,6 +3,7 @@
 
 import { api } from "./api.js";
 import { base } from "./session.js";
+import { drawKey } from "../client/transport.js";
 
 const KEPT = "mana-checkout";
 
@@ -15,7 +16,7 @@ const KEPT = "mana-checkout";
  */
 export async function buy(packageId) {
   const begun = await unfinished(packageId);
-  const key = begun?.key ?? crypto.randomUUID();
+  const key = begun?.key ?? drawKey();
   // Kept before it is sent: if the answer is lost, the next press asks for the same purchase.
   keep({ packageId, key });
   const { purchaseId, checkoutUrl } = await api.beginCheckout(

@@ -17,7 +17,7 @@ import {
 const say = texts({
   en: {
     reason: "Reason",
-    reasonHint: "For your colleagues; the user does not see it.",
+    reasonHint: "For your colleagues; the user sees it only in an export of all data.",
     reasonMissing: "Say why.",
     amount: "Credits",
     amountWrong: "A whole number from 1 to 1,000,000,000.",
@@ -54,7 +54,8 @@ const say = texts({
   },
   de: {
     reason: "Grund",
-    reasonHint: "Für die anderen im Support; der Benutzer sieht ihn nicht.",
+    reasonHint:
+      "Für die anderen im Support; der Benutzer sieht ihn nur in einem Export aller Daten.",
     reasonMissing: "Schreib, warum.",
     amount: "Credits",
     amountWrong: "Eine ganze Zahl von 1 bis 1.000.000.000.",
