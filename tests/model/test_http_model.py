@@ -32,6 +32,6 @@ def test_the_api_does_what_the_model_does(database: Clone, cluster: Cluster) -> 
             stack.push_async_callback(admin.close)
             packages = runner.run(stock(admin))
             driver = HttpDriver(runner, admin, service)
-            run(lambda: Machine(driver, packages), examples=35, steps=30, seed=2)
+            run(lambda: Machine(driver, packages), examples=20, steps=30, seed=2)
         finally:
             runner.run(stack.aclose())

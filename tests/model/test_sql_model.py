@@ -14,7 +14,7 @@ def test_the_functions_do_what_the_model_does(database: Clone) -> None:
         try:
             packages = runner.run(stock(admin))
             driver = SqlDriver(runner, admin, login)
-            run(lambda: Machine(driver, packages), examples=60, steps=30, seed=1)
+            run(lambda: Machine(driver, packages), examples=40, steps=30, seed=1)
         finally:
             runner.run(login.close())
             runner.run(admin.close())

@@ -113,8 +113,7 @@ async def test_a_purchase_is_paid_in_the_browser(people: People, shop: Shop) -> 
     assert (await shop.row(begun.body["purchaseId"]))["package_id"].hex == SMALL.replace("-", "")
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
-@pytest.mark.parametrize("locale", ["en", "de"])
+@pytest.mark.parametrize(("locale", "theme"), [("en", "light"), ("de", "dark")])
 async def test_the_login_page_is_accessible_and_fits(
     people: People, locale: Locale, theme: Theme
 ) -> None:
@@ -136,7 +135,7 @@ async def test_the_page_of_the_contract_is_accessible(people: People, theme: The
 
 async def test_what_is_not_accessible_is_told(people: People) -> None:
     page = await people.visit()
-    await page.goto("/docs")
+    await page.goto(login_of(people, "/docs"))
     await page.evaluate("document.querySelector('main').append(document.createElement('button'))")
     with pytest.raises(AssertionError, match=r"button-name \(critical\)"):
         await require_accessible(page)
