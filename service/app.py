@@ -58,6 +58,8 @@ async def _database(app: web.Application) -> AsyncIterator[None]:
         settings.database_url,
         pool_max=settings.database_pool_max,
         statement_cache=settings.database_statement_cache,
+        batch_min=settings.database_batch_min,
+        batch_max=settings.database_batch_max,
     )
     await db.open()
     app[DB] = db

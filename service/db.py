@@ -14,13 +14,14 @@ import functools
 import json
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 import asyncpg
 import msgspec
 import structlog
 
+from service.batches import SIZE_MAX, Batcher, BatchFailedError, Kind
 from service.errors import ApiError, OutcomeUnknownError, UnavailableError, from_postgres
 
 APPLICATION_NAME: Final = "mana-credits"
@@ -47,13 +48,16 @@ _REFUSED: Final = frozenset({"57014", "25006"})
 _BROKEN: Final = frozenset({"57P01", "57P02", "57P03", "57P05"})
 
 
+Record = asyncpg.Record
+
 if TYPE_CHECKING:
     from asyncpg.pool import PoolConnectionProxy
 
-    _Connection = PoolConnectionProxy[asyncpg.Record]
-    _NewConnection = asyncpg.Connection[asyncpg.Record] | _Connection
+    _Connection = PoolConnectionProxy[Record]
+    _NewConnection = asyncpg.Connection[Record] | _Connection
 
 _T = TypeVar("_T")
+_C = TypeVar("_C")
 _T_co = TypeVar("_T_co", covariant=True)
 
 _log = structlog.get_logger(__name__)
@@ -92,14 +96,23 @@ class Database:
         *,
         pool_max: int = 10,
         statement_cache: int = 100,
+        batch_min: int = 2,
+        batch_max: int = SIZE_MAX,
         database: str | None = None,
     ) -> None:
-        """`database` is another database of the same server than the one that `dsn` names."""
+        """`database` is another database of the same server than the one that `dsn` names.
+
+        From `batch_min` waiting calls on, up to `batch_max` go as one statement; with a `batch_max`
+        of 1 each call is a statement of its own, and none waits for another.
+        """
         self._dsn = dsn
         self._database = database
         self._pool_max = pool_max
         self._statement_cache = statement_cache
-        self._pool: asyncpg.Pool[asyncpg.Record] | None = None
+        self._batch_min = batch_min
+        self._batch_max = batch_max
+        self._batchers: dict[str, Batcher[Any, Any]] = {}
+        self._pool: asyncpg.Pool[Record] | None = None
         self._releases: set[asyncio.Task[None]] = set()
 
     async def open(self) -> None:
@@ -114,7 +127,7 @@ class Database:
             command_timeout=COMMAND_SECONDS,
             statement_cache_size=self._statement_cache,
             server_settings={"application_name": APPLICATION_NAME},
-            init=_prepare_connection,
+            init=set_json_codecs,
             # The service sets nothing on a connection, so there is nothing to reset,
             # and each call is spared a round trip.
             reset=_reset_nothing,
@@ -143,9 +156,7 @@ class Database:
         """The first row of a query that changes nothing, or None."""
         return await self._read(_row(sql, args), seconds)
 
-    async def rows(
-        self, sql: str, *args: object, seconds: float = COMMAND_SECONDS
-    ) -> list[asyncpg.Record]:
+    async def rows(self, sql: str, *args: object, seconds: float = COMMAND_SECONDS) -> list[Record]:
         """All rows of a query that changes nothing."""
         return await self._read(_rows(sql, args), seconds)
 
@@ -154,23 +165,65 @@ class Database:
         return await self._read(_value(sql, args), seconds)
 
     async def move(
-        self, sql: str, *args: object, seconds: float = COMMAND_SECONDS
-    ) -> asyncpg.Record:
+        self,
+        sql: str,
+        *args: object,
+        seconds: float = COMMAND_SECONDS,
+        settle_until: float | None = None,
+    ) -> Record:
         """The one row that a function answers which changes something.
 
         The function must be idempotent by its arguments (an id that is drawn before the call),
-        because this calls it again when a connection breaks or transactions collide.
+        because this calls it again when a connection breaks or transactions collide. With
+        `settle_until` it may have been done already, by a statement whose connection broke.
         """
-        row = await self._move(_row(sql, args), seconds)
+        row = await self._move(_row(sql, args), seconds, settle_until)
         if row is None:
             raise LookupError("a function that changes something answered no row")
         return row
 
     async def move_rows(
         self, sql: str, *args: object, seconds: float = COMMAND_SECONDS
-    ) -> list[asyncpg.Record]:
+    ) -> list[Record]:
         """All rows that such a function answers."""
         return await self._move(_rows(sql, args), seconds)
+
+    async def batched(self, kind: Kind[_C, _T], call: _C) -> _T:
+        """Do a call together with those of its kind that are made meanwhile; see service.batches.
+
+        Raises what the call alone raises, and UnavailableError when too many wait already.
+        """
+        if self._batch_max == 1:
+            return await kind.alone(self, call, None)
+        batcher = self._batchers.get(kind.name)
+        if batcher is None:
+            batcher = self._batchers[kind.name] = Batcher(
+                self,
+                kind,
+                size_min=self._batch_min,
+                size_max=self._batch_max,
+                # The batches and what is not batched keep connections of their own.
+                apart_max=max(self._pool_max - 3, 1),
+            )
+        answer: _T = await batcher.call(call)
+        return answer
+
+    async def move_together(self, sql: str, calls: Sequence[object]) -> list[Record]:
+        """The rows of one statement that makes many moves, which is not repeated.
+
+        Raises UnavailableError where nothing was done, and BatchFailedError where the calls are to
+        be made one by one.
+        """
+        try:
+            return await self._once(_rows(sql, (calls,)), COMMAND_SECONDS)
+        except (_NotSentError, _RefusedError) as error:
+            raise _unavailable(error) from error
+        except _LostError as error:
+            raise BatchFailedError(time.monotonic() + SETTLE_SECONDS) from error
+        except Exception as error:
+            # Rolled back, for the sake of one call or of another transaction; or never sent, since
+            # asyncpg could not encode it.
+            raise BatchFailedError from error
 
     async def _read(self, fetch: _Fetch[_T], seconds: float) -> _T:
         for attempt in range(1, READ_ATTEMPTS + 1):
@@ -185,9 +238,11 @@ class Database:
             await asyncio.sleep(_backoff(attempt))
         raise AssertionError("unreachable")
 
-    async def _move(self, fetch: _Fetch[_T], seconds: float) -> _T:
+    async def _move(
+        self, fetch: _Fetch[_T], seconds: float, settle_until: float | None = None
+    ) -> _T:
+        """`settle_until` is set once an earlier attempt may have been done."""
         attempt = 0
-        settle_until: float | None = None  # set once an earlier attempt may have been done
         while True:
             attempt += 1
             try:
@@ -271,16 +326,12 @@ class Database:
         else:
             await self._release(pool, connection)
 
-    def _release_later(
-        self, pool: "asyncpg.Pool[asyncpg.Record]", connection: "_Connection"
-    ) -> None:
+    def _release_later(self, pool: "asyncpg.Pool[Record]", connection: "_Connection") -> None:
         task = asyncio.get_running_loop().create_task(self._release(pool, connection))
         self._releases.add(task)
         task.add_done_callback(self._releases.discard)
 
-    async def _release(
-        self, pool: "asyncpg.Pool[asyncpg.Record]", connection: "_Connection"
-    ) -> None:
+    async def _release(self, pool: "asyncpg.Pool[Record]", connection: "_Connection") -> None:
         # A connection that cannot be released is terminated by asyncpg; the answer that was
         # got on it stands.
         try:
@@ -307,7 +358,7 @@ async def listening(dsn: str, channel: str, wake: Callable[[], None]) -> None:
     """
     attempt = 0
     while True:
-        connection: asyncpg.Connection[asyncpg.Record] | None = None
+        connection: asyncpg.Connection[Record] | None = None
         try:
             connection = await asyncpg.connect(
                 dsn, timeout=CONNECT_SECONDS, server_settings={"application_name": APPLICATION_NAME}
@@ -327,11 +378,11 @@ async def listening(dsn: str, channel: str, wake: Callable[[], None]) -> None:
         await asyncio.sleep(min(_backoff(attempt) * 2**attempt, LISTEN_RETRY_MAX_SECONDS))
 
 
-def _row(sql: str, args: tuple[object, ...]) -> _Fetch[asyncpg.Record | None]:
+def _row(sql: str, args: tuple[object, ...]) -> _Fetch[Record | None]:
     return lambda connection, timeout: connection.fetchrow(sql, *args, timeout=timeout)
 
 
-def _rows(sql: str, args: tuple[object, ...]) -> _Fetch[list[asyncpg.Record]]:
+def _rows(sql: str, args: tuple[object, ...]) -> _Fetch[list[Record]]:
     return lambda connection, timeout: connection.fetch(sql, *args, timeout=timeout)
 
 
@@ -373,22 +424,30 @@ def _backoff(attempt: int) -> float:
     return random.uniform(ceiling / 4, ceiling)  # noqa: S311 - not a secret
 
 
-async def _prepare_connection(connection: "_NewConnection") -> None:
-    for name in ("json", "jsonb"):
-        await connection.set_type_codec(
-            name, schema="pg_catalog", encoder=_encode_json, decoder=decode_json, format="text"
-        )
+async def set_json_codecs(connection: "_NewConnection") -> None:
+    """Let a connection read and write JSON as Python values."""
+    # Binary, since asyncpg reads no text inside of a composite; jsonb begins with its version then.
+    await connection.set_type_codec(
+        "jsonb",
+        schema="pg_catalog",
+        encoder=lambda value: b"\x01" + msgspec.json.encode(value),
+        decoder=lambda data: decode_json(data[1:]),
+        format="binary",
+    )
+    await connection.set_type_codec(
+        "json",
+        schema="pg_catalog",
+        encoder=msgspec.json.encode,
+        decoder=decode_json,
+        format="binary",
+    )
 
 
 async def _reset_nothing(connection: "_NewConnection") -> None:
     pass
 
 
-def _encode_json(value: object) -> str:
-    return msgspec.json.encode(value).decode()
-
-
-def decode_json(text: str) -> Any:
+def decode_json(text: str | bytes) -> Any:
     """JSON of the database as Python values.
 
     jsonb holds numbers beyond what msgspec reads; whoever works with psql can have stored some.

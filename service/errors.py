@@ -134,6 +134,14 @@ class DatabaseError(Protocol):
         """For class MC: facts, as JSON."""
 
 
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """An error that a function tells rather than raises, since it did other calls as well."""
+
+    sqlstate: str
+    detail: str | None
+
+
 def from_postgres(error: DatabaseError) -> ApiError | None:
     """The answer for an error of the database, by the table; None for one that is not in it."""
     spec = SQLSTATES.get(error.sqlstate or "")

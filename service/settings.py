@@ -49,6 +49,8 @@ class Settings:
     cron_database: str
     database_pool_max: int
     database_statement_cache: int
+    database_batch_min: int
+    database_batch_max: int
     auth_url: str
     jwks_url: str
     service_keys: tuple[str, ...] = field(repr=False)
@@ -129,6 +131,8 @@ class Settings:
             cron_database=read.text("CRON_DATABASE") or "postgres",
             database_pool_max=read.number("DATABASE_POOL_MAX", 10, 1, 1000),
             database_statement_cache=read.number("DATABASE_STATEMENT_CACHE", 100, 0, 10_000),
+            database_batch_min=read.number("DATABASE_BATCH_MIN", 2, 1, 64),
+            database_batch_max=read.number("DATABASE_BATCH_MAX", 64, 1, 64),
             auth_url=auth_url,
             jwks_url=read.url("JWKS_URL") or f"{auth_url.rstrip('/')}/api/auth/jwks",
             service_keys=read.service_keys(production),

@@ -4,13 +4,16 @@ Amounts are whole credits (1 credit = 1 euro cent). What a function raises reach
 ApiError, by the table of `service.errors`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
-from typing import Any, Literal
+from operator import attrgetter
+from typing import Any, Final, Literal
 from uuid import UUID
 
-from service.db import Database
+from service.batches import Kind, Left
+from service.db import Database, Record
+from service.errors import ApiError, Refused, from_postgres
 from service.ids import uuid7
 
 Origin = Literal["user", "service"]
@@ -119,9 +122,64 @@ class SyncPrice:
     updated_at: datetime
 
 
+# Calls that go together
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """A call of one of the functions of `credits.batch_operation`."""
+
+    subject: Hashable
+    """The user, or where only a hold is named that."""
+    fields: tuple[object, ...]
+    """The attributes of `credits.batch_call`, in their order."""
+    sql: str
+    """The function that does it alone, with its arguments."""
+    args: tuple[object, ...]
+
+
+async def _together(db: Database, calls: Sequence[_Call]) -> list[Record | ApiError | Left]:
+    rows = await db.move_together(
+        "SELECT * FROM credits.run_batch($1)", [call.fields for call in calls]
+    )
+    outcomes: list[Record | ApiError | Left] = [Left.ALONE] * len(calls)
+    for row in rows:
+        if not row["alone"]:
+            outcomes[row["place"] - 1] = _outcome(row)
+    return outcomes
+
+
+def _outcome(row: Record) -> Record | ApiError:
+    if row["error"] is not None:
+        error = from_postgres(Refused(row["error"], row["detail"]))
+        if error is None:
+            raise LookupError("a function refused a call with an error of no table")
+        return error
+    outcome: Record = row["move"] or row["hold"] or row["committed"]
+    return outcome
+
+
+def _alone(db: Database, call: _Call, settle_until: float | None) -> Awaitable[Record]:
+    return db.move(call.sql, *call.args, settle_until=settle_until)
+
+
+_MOVES: Final[Kind[_Call, Record]] = Kind("moves", _together, _alone, attrgetter("subject"))
+
+
+async def _balances(db: Database, user_ids: Sequence[str]) -> list[Record]:
+    return await db.rows("SELECT * FROM credits.get_balances($1)", user_ids)
+
+
+def _balance(db: Database, user_id: str, _settle_until: float | None) -> Awaitable[Record]:
+    return db.row("SELECT * FROM credits.get_balance($1)", user_id)
+
+
+_BALANCES: Final[Kind[str, Record]] = Kind("balances", _balances, _balance, str)
+
+
 async def get_balance(db: Database, user_id: str) -> BalanceSummary:
     """What a user has; zeros for a user never seen."""
-    return BalanceSummary(**await db.row("SELECT * FROM credits.get_balance($1)", user_id))
+    return BalanceSummary(**await db.batched(_BALANCES, user_id))
 
 
 async def init_balance(db: Database, user_id: str) -> BalanceSummary:
@@ -141,20 +199,31 @@ async def use_credits(
     origin: Origin,
 ) -> Move:
     """Debit a user, at most once per key of this origin. ApiError 400, 402, 409."""
-    row = await db.move(
+    move_id = uuid7()
+    call = _Call(
+        user_id,
+        (
+            "use_credits",
+            user_id,
+            move_id,
+            amount,
+            app_id,
+            description,
+            idempotency_key,
+            metadata,
+            origin,
+            None,
+            None,
+            None,
+            None,
+            None,
+        ),
         "SELECT * FROM credits.use_credits("
         "p_user_id => $1, p_amount => $2, p_app_id => $3, p_description => $4,"
         " p_idempotency_key => $5, p_metadata => $6, p_id => $7, p_origin => $8)",
-        user_id,
-        amount,
-        app_id,
-        description,
-        idempotency_key,
-        metadata,
-        uuid7(),
-        origin,
+        (user_id, amount, app_id, description, idempotency_key, metadata, move_id, origin),
     )
-    return Move(**row)
+    return Move(**await db.batched(_MOVES, call))
 
 
 async def refund_credits(
@@ -169,20 +238,40 @@ async def refund_credits(
     transaction_id: UUID | None,
 ) -> Move:
     """Give credits back, for a debit or without one. ApiError 400, 404, 409."""
-    row = await db.move(
+    move_id = uuid7()
+    call = _Call(
+        user_id,
+        (
+            "refund_credits",
+            user_id,
+            move_id,
+            amount,
+            app_id,
+            description,
+            idempotency_key,
+            metadata,
+            None,
+            transaction_id,
+            None,
+            None,
+            None,
+            None,
+        ),
         "SELECT * FROM credits.refund_credits("
         "p_user_id => $1, p_amount => $2, p_app_id => $3, p_description => $4,"
         " p_idempotency_key => $5, p_metadata => $6, p_transaction_id => $7, p_id => $8)",
-        user_id,
-        amount,
-        app_id,
-        description,
-        idempotency_key,
-        metadata,
-        transaction_id,
-        uuid7(),
+        (
+            user_id,
+            amount,
+            app_id,
+            description,
+            idempotency_key,
+            metadata,
+            transaction_id,
+            move_id,
+        ),
     )
-    return Move(**row)
+    return Move(**await db.batched(_MOVES, call))
 
 
 async def grant_credits(
@@ -195,18 +284,31 @@ async def grant_credits(
     description: str | None,
 ) -> Move:
     """Grant credits once per user and reference; `replayed` tells that it was granted before."""
-    row = await db.move(
+    move_id = uuid7()
+    call = _Call(
+        user_id,
+        (
+            "grant_credits",
+            user_id,
+            move_id,
+            amount,
+            None,
+            description,
+            None,
+            None,
+            None,
+            None,
+            None,
+            reason,
+            reference_id,
+            None,
+        ),
         "SELECT * FROM credits.grant_credits("
         "p_user_id => $1, p_amount => $2, p_reason => $3, p_reference_id => $4,"
         " p_description => $5, p_id => $6)",
-        user_id,
-        amount,
-        reason,
-        reference_id,
-        description,
-        uuid7(),
+        (user_id, amount, reason, reference_id, description, move_id),
     )
-    return Move(**row)
+    return Move(**await db.batched(_MOVES, call))
 
 
 async def reserve_credits(
@@ -219,18 +321,31 @@ async def reserve_credits(
     idempotency_key: str | None,
 ) -> Hold:
     """Hold credits until they are committed, refunded or expired. ApiError 400, 402, 409."""
-    row = await db.move(
+    hold_id = uuid7()
+    call = _Call(
+        user_id,
+        (
+            "reserve_credits",
+            user_id,
+            hold_id,
+            amount,
+            None,
+            None,
+            idempotency_key,
+            None,
+            None,
+            None,
+            None,
+            reason,
+            None,
+            expires_in_seconds,
+        ),
         "SELECT * FROM credits.reserve_credits("
         "p_user_id => $1, p_amount => $2, p_reason => $3, p_expires_in_seconds => $4,"
         " p_idempotency_key => $5, p_id => $6)",
-        user_id,
-        amount,
-        reason,
-        expires_in_seconds,
-        idempotency_key,
-        uuid7(),
+        (user_id, amount, reason, expires_in_seconds, idempotency_key, hold_id),
     )
-    return Hold(**row)
+    return Hold(**await db.batched(_MOVES, call))
 
 
 async def commit_reservation(
@@ -243,32 +358,60 @@ async def commit_reservation(
     idempotency_key: str | None,
 ) -> CommittedHold:
     """Turn a hold, or `amount` of it, into a debit. ApiError 400, 404, 409."""
-    row = await db.move(
+    move_id = uuid7()
+    call = _Call(
+        user_id or reservation_id,
+        (
+            "commit_reservation",
+            user_id,
+            move_id,
+            amount,
+            None,
+            description,
+            idempotency_key,
+            None,
+            None,
+            None,
+            reservation_id,
+            None,
+            None,
+            None,
+        ),
         "SELECT * FROM credits.commit_reservation("
         "p_reservation_id => $1, p_user_id => $2, p_description => $3, p_amount => $4, p_id => $5,"
         " p_idempotency_key => $6)",
-        reservation_id,
-        user_id,
-        description,
-        amount,
-        uuid7(),
-        idempotency_key,
+        (reservation_id, user_id, description, amount, move_id, idempotency_key),
     )
-    return CommittedHold(**row)
+    return CommittedHold(**await db.batched(_MOVES, call))
 
 
 async def refund_reservation(
     db: Database, *, reservation_id: UUID, user_id: str | None, idempotency_key: str | None
 ) -> Hold:
     """Give a hold back. ApiError 400, 404, 409."""
-    row = await db.move(
+    call = _Call(
+        user_id or reservation_id,
+        (
+            "refund_reservation",
+            user_id,
+            None,
+            None,
+            None,
+            None,
+            idempotency_key,
+            None,
+            None,
+            None,
+            reservation_id,
+            None,
+            None,
+            None,
+        ),
         "SELECT * FROM credits.refund_reservation("
         "p_reservation_id => $1, p_user_id => $2, p_idempotency_key => $3)",
-        reservation_id,
-        user_id,
-        idempotency_key,
+        (reservation_id, user_id, idempotency_key),
     )
-    return Hold(**row)
+    return Hold(**await db.batched(_MOVES, call))
 
 
 async def list_transactions(

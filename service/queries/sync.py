@@ -1,13 +1,15 @@
 """Cloud Sync: one wrapper for each function of `sql/functions`. Prices are whole credits."""
 
 import time
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
 import msgspec
 
-from service.db import Database
+from service.batches import Kind
+from service.db import Database, Record
 from service.ids import uuid7
 
 CHARGE_BATCH_SECONDS: Final = 20.0
@@ -64,9 +66,20 @@ class ChargeRun:
         return self.charged + self.paused + self.errors
 
 
+async def _statuses(db: Database, user_ids: Sequence[str]) -> list[Record]:
+    return await db.rows("SELECT * FROM credits.get_sync_statuses($1)", user_ids)
+
+
+def _status(db: Database, user_id: str, _settle_until: float | None) -> Awaitable[Record]:
+    return db.row("SELECT * FROM credits.get_sync_status($1)", user_id)
+
+
+_STATUSES: Final[Kind[str, Record]] = Kind("sync statuses", _statuses, _status, str)
+
+
 async def get_sync_status(db: Database, user_id: str) -> SyncStatus:
     """Cloud Sync of a user."""
-    return SyncStatus(**await db.row("SELECT * FROM credits.get_sync_status($1)", user_id))
+    return SyncStatus(**await db.batched(_STATUSES, user_id))
 
 
 async def activate_sync(

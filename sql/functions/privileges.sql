@@ -13,12 +13,14 @@ GRANT USAGE ON SCHEMA credits, gifts TO mana_credits_service;
 GRANT EXECUTE ON FUNCTION
 credits.init_balance,
 credits.get_balance,
+credits.get_balances,
 credits.use_credits,
 credits.refund_credits,
 credits.grant_credits,
 credits.reserve_credits,
 credits.commit_reservation,
 credits.refund_reservation,
+credits.run_batch,
 credits.list_transactions,
 credits.list_usage
 TO mana_credits_service;
@@ -52,6 +54,7 @@ TO mana_credits_service;
 
 GRANT EXECUTE ON FUNCTION
 credits.get_sync_status,
+credits.get_sync_statuses,
 credits.activate_sync,
 credits.deactivate_sync,
 credits.change_sync_interval,

@@ -1,5 +1,6 @@
 """Calls of the SQL functions by name, and what they leave behind."""
 
+import os
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -9,6 +10,39 @@ import asyncpg
 import pytest
 
 from tests.support.databases import Connection, detail
+
+BATCHED = os.environ.get("MANA_TEST_PATH") == "batched"
+"""Whether every call that can stand in a batch is made in one; see tests/README.md."""
+
+BATCH_OPERATIONS = {
+    f"credits.{operation}": fields
+    for operation, fields in {
+        "use_credits": ("amount", "app_id", "description", "metadata", "origin"),
+        "refund_credits": ("amount", "app_id", "description", "metadata", "transaction_id"),
+        "grant_credits": ("amount", "description", "reason", "reference_id"),
+        "reserve_credits": ("amount", "reason", "expires_in_seconds"),
+        "commit_reservation": ("amount", "description", "reservation_id"),
+        "refund_reservation": ("reservation_id",),
+    }.items()
+}
+_DEFAULTS = {"origin": "service", "app_id": "system", "expires_in_seconds": 86400}
+BATCH_FIELDS = (
+    "operation",
+    "user_id",
+    "id",
+    "amount",
+    "app_id",
+    "description",
+    "idempotency_key",
+    "metadata",
+    "origin",
+    "transaction_id",
+    "reservation_id",
+    "reason",
+    "reference_id",
+    "expires_in_seconds",
+)
+"""The attributes of `credits.batch_call`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +67,31 @@ def statement(function: str, arguments: dict[str, Any]) -> str:
 
 async def rows(connection: Connection, function: str, **arguments: Any) -> list[asyncpg.Record]:
     """Call a function that returns rows."""
+    if BATCHED and function in BATCH_OPERATIONS:
+        return [await call_in_batch(connection, function, **arguments)]
     return await connection.fetch(statement(function, arguments), *arguments.values())
+
+
+def batch_call(function: str, **arguments: Any) -> tuple[Any, ...]:
+    """A call of one of `BATCH_OPERATIONS` as a batch takes it."""
+    given = {name: _DEFAULTS.get(name) for name in BATCH_OPERATIONS[function]} | arguments
+    assert given.keys() <= set(BATCH_FIELDS)
+    given["operation"] = function.removeprefix("credits.")
+    return tuple(given.get(name) for name in BATCH_FIELDS)
+
+
+async def call_in_batch(connection: Connection, function: str, **arguments: Any) -> asyncpg.Record:
+    """The same as the only call of a batch: it answers and refuses as the function alone does."""
+    [outcome] = await connection.fetch(
+        "SELECT * FROM credits.run_batch($1)", [batch_call(function, **arguments)]
+    )
+    if outcome["alone"]:
+        [row] = await connection.fetch(statement(function, arguments), *arguments.values())
+        return row
+    if outcome["error"] is not None:
+        raise asyncpg.PostgresError.new({"C": outcome["error"], "D": outcome["detail"], "M": ""})
+    answer: asyncpg.Record = outcome["move"] or outcome["hold"] or outcome["committed"]
+    return answer
 
 
 async def call(connection: Connection, function: str, **arguments: Any) -> asyncpg.Record:

@@ -1,13 +1,13 @@
 """Databases of the tests, and connections to them."""
 
 import json
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
-import msgspec
 
-from service.db import decode_json
+from service.db import set_json_codecs
 from service.dev.postgres import Cluster
 from service.settings import Settings
 from tests.support.waiting import PATIENCE_SECONDS
@@ -35,6 +35,8 @@ def as_environment(cluster: Cluster, name: str, **env: str) -> dict[str, str]:
         "ADMIN_DATABASE_URL": cluster.admin_url(name),
         # So that each call can come from an address of its own; see Running.call.
         "TRUSTED_PROXIES": "127.0.0.0/8",
+        # Where every path is to be the batched one, a call that comes alone is a batch, too.
+        **({"DATABASE_BATCH_MIN": "1"} if os.environ.get("MANA_TEST_PATH") == "batched" else {}),
         **env,
     }
 
@@ -49,15 +51,8 @@ async def connect(url: str, **server_settings: str) -> Connection:
     connection: Connection = await asyncpg.connect(
         url, server_settings=server_settings, command_timeout=PATIENCE_SECONDS
     )
-    for name in ("json", "jsonb"):
-        await connection.set_type_codec(
-            name, schema="pg_catalog", encoder=_encode, decoder=decode_json, format="text"
-        )
+    await set_json_codecs(connection)
     return connection
-
-
-def _encode(value: object) -> str:
-    return msgspec.json.encode(value).decode()
 
 
 def detail(error: asyncpg.PostgresError) -> dict[str, Any]:

@@ -2,13 +2,18 @@
 --
 -- Keeps: what _record_move keeps, for each row; rows of one user chain in the order of the array.
 -- Needs: the balance rows of all these users are locked (in the order of user_id).
+-- Answers each move by its place in the array, and with it what its user had then.
+--
+-- Replaces: credits._record_moves(credits.new_move[], timestamptz)
 CREATE OR REPLACE FUNCTION credits._record_moves(p_moves credits.new_move [], p_now timestamptz)
-RETURNS void
+RETURNS TABLE (place integer, move credits.move)
 LANGUAGE plpgsql
 AS $$
+#variable_conflict use_column
 DECLARE
     v_written bigint;
 BEGIN
+    RETURN QUERY
     WITH moves AS (
         SELECT m.*
         FROM unnest(p_moves) WITH ORDINALITY AS m (
@@ -19,8 +24,12 @@ BEGIN
     chained AS (
         SELECT
             m.*,
+            coalesce(m.id, credits._new_id()) AS new_id,
             b.last_seq + row_number() OVER chain AS seq,
-            (b.balance + sum(m.amount) OVER chain)::bigint AS balance_after
+            (b.balance + sum(m.amount) OVER chain)::bigint AS balance_after,
+            (b.total_earned + sum(greatest(m.amount, 0)) OVER chain)::bigint AS total_earned,
+            (b.total_spent + sum(greatest(-m.amount, 0)) OVER chain)::bigint AS total_spent,
+            b.reserved
         FROM moves AS m
         INNER JOIN credits.balances AS b ON b.user_id = m.user_id
         WINDOW chain AS (PARTITION BY m.user_id ORDER BY m.place)
@@ -31,7 +40,7 @@ BEGIN
             description, metadata, reference_id, idempotency_key, created_at
         )
         SELECT
-            c.user_id, c.seq, coalesce(c.id, credits._new_id()), c.type, c.origin, c.amount,
+            c.user_id, c.seq, c.new_id, c.type, c.origin, c.amount,
             c.balance_after - c.amount, c.balance_after, c.app_id, c.description, c.metadata,
             c.reference_id, c.idempotency_key, p_now
         FROM chained AS c
@@ -69,7 +78,15 @@ BEGIN
             credits_used = s.credits_used + excluded.credits_used,
             operations = s.operations + excluded.operations
     )
-    SELECT count(*) INTO v_written FROM ledger;
+    SELECT
+        c.place::integer,
+        ROW(
+            c.new_id, c.user_id, c.seq, c.type, c.amount, c.balance_after - c.amount,
+            c.balance_after, c.app_id, c.description, c.metadata, c.reference_id, c.idempotency_key,
+            p_now, false, c.balance_after - c.reserved, c.reserved, c.total_earned, c.total_spent
+        )::credits.move
+    FROM chained AS c;
+    GET DIAGNOSTICS v_written = ROW_COUNT;
     -- The join would pass over a user without a balance row in silence.
     ASSERT v_written = cardinality(p_moves), 'the caller holds the locks on all balance rows';
 END

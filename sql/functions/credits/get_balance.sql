@@ -7,15 +7,7 @@ AS $$
 DECLARE
     v_summary credits.balance_summary;
 BEGIN
-    SELECT
-        b.user_id, b.balance - b.reserved, b.reserved, b.total_earned, b.total_spent, b.last_seq,
-        b.version, b.created_at, b.updated_at
-    INTO v_summary
-    FROM credits.balances AS b
-    WHERE b.user_id = p_user_id;
-    IF NOT found THEN
-        RETURN ROW(p_user_id, 0, 0, 0, 0, 0, 0, NULL, NULL)::credits.balance_summary;
-    END IF;
+    SELECT * INTO v_summary FROM credits.get_balances(ARRAY[p_user_id]);
     RETURN v_summary;
 END
 $$;

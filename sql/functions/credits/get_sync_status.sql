@@ -7,20 +7,7 @@ AS $$
 DECLARE
     v_status credits.sync_status;
 BEGIN
-    SELECT
-        s.user_id, s.active, s.billing_interval, s.price, s.next_charge_at, s.paid_until,
-        s.paused_at, s.gifted
-    INTO v_status
-    FROM credits.sync_subscriptions AS s
-    WHERE s.user_id = p_user_id;
-    IF NOT found THEN
-        SELECT
-            p_user_id, false, p.billing_interval, p.price, NULL::timestamptz, NULL::timestamptz,
-            NULL::timestamptz, false
-        INTO v_status
-        FROM credits.sync_prices AS p
-        WHERE p.billing_interval = 'monthly';
-    END IF;
+    SELECT * INTO v_status FROM credits.get_sync_statuses(ARRAY[p_user_id]);
     RETURN v_status;
 END
 $$;

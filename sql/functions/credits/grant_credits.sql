@@ -15,40 +15,21 @@ LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    -- Of the database's own origin, so that no caller can occupy it.
-    v_key         CONSTANT text := 'grant:' || p_reference_id;
-    v_balance     credits.balances;
-    v_transaction credits.transactions;
+    v_balance  credits.balances;
+    v_decision credits.decision;
 BEGIN
-    PERFORM credits._require_amount(p_amount);
-    PERFORM credits._require(
-        char_length(p_reason) BETWEEN 1 AND 64, 'reason', 'must have 1 to 64 characters'
-    );
-    PERFORM credits._require(
-        char_length(p_reference_id) BETWEEN 1 AND 128, 'referenceId', 'must have 1 to 128 characters'
-    );
-    PERFORM credits._require(
-        p_description IS NULL OR char_length(p_description) <= 256,
-        'description', 'must have at most 256 characters'
-    );
     v_balance := credits._lock_balance(p_user_id);
-
-    SELECT * INTO v_transaction FROM credits.transactions
-    WHERE user_id = p_user_id AND origin = 'system' AND idempotency_key = v_key;
-    IF found THEN
-        RETURN credits._as_move(
-            v_transaction, v_balance, p_replayed => v_transaction.id IS DISTINCT FROM p_id
-        );
-    END IF;
-
-    RETURN credits._record_move(
+    v_decision := credits._decide_grant(
         ROW(
-            p_user_id, p_id, 'grant', 'system', p_amount, 'system',
-            coalesce(p_description, p_reason),
-            jsonb_build_object('reason', p_reason, 'referenceId', p_reference_id), NULL, v_key
-        )::credits.new_move,
-        clock_timestamp()
+            'grant_credits', p_user_id, p_id, p_amount, NULL, p_description, NULL, NULL, NULL, NULL,
+            NULL, p_reason, p_reference_id, NULL
+        )::credits.batch_call,
+        v_balance
     );
+    IF (v_decision.made).id IS NOT NULL THEN
+        RETURN v_decision.made;
+    END IF;
+    RETURN credits._record_move(v_decision.wanted, clock_timestamp());
 END
 $$;
 COMMENT ON FUNCTION credits.grant_credits(text, bigint, text, text, text, uuid) IS

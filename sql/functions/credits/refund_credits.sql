@@ -18,32 +18,21 @@ LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_balance credits.balances;
-    v_move    credits.move;
+    v_balance  credits.balances;
+    v_decision credits.decision;
 BEGIN
-    PERFORM credits._require_amount(p_amount);
-    PERFORM credits._require_texts(p_app_id, p_description, p_metadata);
-    PERFORM credits._require_key(p_idempotency_key, 'service');
     v_balance := credits._lock_balance(p_user_id);
-
-    v_move := credits._replayed_move(
-        v_balance, p_id, 'service', p_idempotency_key, 'refund', p_amount, p_app_id, p_transaction_id
-    );
-    IF v_move.id IS NOT NULL THEN
-        RETURN v_move;
-    END IF;
-
-    IF p_transaction_id IS NOT NULL THEN
-        PERFORM credits._refund_debit(p_user_id, p_transaction_id, p_amount);
-    END IF;
-
-    RETURN credits._record_move(
+    v_decision := credits._decide_refund(
         ROW(
-            p_user_id, p_id, 'refund', 'service', p_amount, p_app_id, p_description, p_metadata,
-            p_transaction_id, p_idempotency_key
-        )::credits.new_move,
-        clock_timestamp()
+            'refund_credits', p_user_id, p_id, p_amount, p_app_id, p_description,
+            p_idempotency_key, p_metadata, 'service', p_transaction_id, NULL, NULL, NULL, NULL
+        )::credits.batch_call,
+        v_balance
     );
+    IF (v_decision.made).id IS NOT NULL THEN
+        RETURN v_decision.made;
+    END IF;
+    RETURN credits._record_move(v_decision.wanted, clock_timestamp());
 END
 $$;
 COMMENT ON FUNCTION credits.refund_credits(text, bigint, text, text, text, jsonb, uuid, uuid) IS

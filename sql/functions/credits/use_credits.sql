@@ -18,30 +18,21 @@ LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_balance credits.balances;
-    v_move    credits.move;
+    v_balance  credits.balances;
+    v_decision credits.decision;
 BEGIN
-    PERFORM credits._require_amount(p_amount);
-    PERFORM credits._require_texts(p_app_id, p_description, p_metadata);
-    PERFORM credits._require_key(p_idempotency_key, p_origin);
     v_balance := credits._lock_balance(p_user_id);
-
-    -- A racing retry has committed by the time the lock is ours, so this look is decisive.
-    v_move := credits._replayed_move(
-        v_balance, p_id, p_origin, p_idempotency_key, 'usage', -p_amount, p_app_id, NULL
-    );
-    IF v_move.id IS NOT NULL THEN
-        RETURN v_move;
-    END IF;
-
-    PERFORM credits._require_available(v_balance, p_amount);
-    RETURN credits._record_move(
+    v_decision := credits._decide_debit(
         ROW(
-            p_user_id, p_id, 'usage', p_origin, -p_amount, p_app_id, p_description, p_metadata,
-            NULL, p_idempotency_key
-        )::credits.new_move,
-        clock_timestamp()
+            'use_credits', p_user_id, p_id, p_amount, p_app_id, p_description, p_idempotency_key,
+            p_metadata, p_origin, NULL, NULL, NULL, NULL, NULL
+        )::credits.batch_call,
+        v_balance
     );
+    IF (v_decision.made).id IS NOT NULL THEN
+        RETURN v_decision.made;
+    END IF;
+    RETURN credits._record_move(v_decision.wanted, clock_timestamp());
 END
 $$;
 COMMENT ON FUNCTION credits.use_credits(text, bigint, text, text, text, jsonb, uuid, credits.origin) IS

@@ -1,0 +1,39 @@
+-- credits._decide_debit: what a debit is, whether it comes alone or in a batch.
+--
+-- Keeps:  what can be spent never falls below zero.
+-- Needs:  p_balance is the user's row as it is under its lock, with all moves that were decided before.
+-- Raises: MC001 invalid_request, MC002 insufficient_credits, MC003 idempotency_key_reused.
+CREATE OR REPLACE FUNCTION credits._decide_debit(
+    p_call credits.batch_call, p_balance credits.balances
+)
+RETURNS credits.decision
+LANGUAGE plpgsql
+AS $$
+DECLARE
+    v_made credits.move;
+BEGIN
+    PERFORM credits._require_amount(p_call.amount);
+    PERFORM credits._require_texts(p_call.app_id, p_call.description, p_call.metadata);
+    PERFORM credits._require_key(p_call.idempotency_key, p_call.origin);
+
+    -- A racing retry has committed by the time the lock is ours, so this look is decisive.
+    v_made := credits._replayed_move(
+        p_balance, p_call.id, p_call.origin, p_call.idempotency_key, 'usage', -p_call.amount,
+        p_call.app_id, NULL
+    );
+    IF v_made.id IS NOT NULL THEN
+        RETURN ROW(v_made, NULL)::credits.decision;
+    END IF;
+
+    PERFORM credits._require_available(p_balance, p_call.amount);
+    RETURN ROW(
+        NULL,
+        ROW(
+            p_balance.user_id, p_call.id, 'usage', p_call.origin, -p_call.amount, p_call.app_id,
+            p_call.description, p_call.metadata, NULL, p_call.idempotency_key
+        )::credits.new_move
+    )::credits.decision;
+END
+$$;
+COMMENT ON FUNCTION credits._decide_debit(credits.batch_call, credits.balances) IS
+'Decides on a debit, under the lock on its balance. Raises MC001 invalid_request, MC002 insufficient_credits, MC003 idempotency_key_reused';
