@@ -6,7 +6,7 @@ whatever their order. No caller sees a deadlock, or any error that is not the pr
 
 - `MANA_TEST_STEPS`: how many steps each connection takes (60);
 - `MANA_TEST_SEEDS`: which sequences, as numbers and ranges such as `7,20-29` (`0-2`);
-- `MANA_TEST_PATH`: whether calls go in batches; by default each does or does not, so that both meet.
+- `MANA_TEST_PATH`: whether calls go in batches (as it comes, so that both ways meet).
 
 A long run: `MANA_TEST_STEPS=500 MANA_TEST_SEEDS=0-99`.
 
