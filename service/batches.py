@@ -10,11 +10,10 @@ sent in the order in which they came.
 """
 
 import asyncio
-import contextlib
 from collections import deque
-from collections.abc import Awaitable, Callable, Hashable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Hashable, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
@@ -41,17 +40,12 @@ _log = structlog.get_logger(__name__)
 _wanted: "ContextVar[Callable[[], bool] | None]" = ContextVar("wanted", default=None)
 
 
-@contextlib.contextmanager
-def while_wanted(wanted: Callable[[], bool]) -> Iterator[None]:
-    """A call made inside is dropped if `wanted` says no before it is sent.
+def drop_unless(wanted: Callable[[], bool]) -> None:
+    """Drop a call that this task makes from now on if `wanted` says no before it is sent.
 
-    Whoever waits for it is cancelled.
+    Whoever waits for it is cancelled then.
     """
-    token = _wanted.set(wanted)
-    try:
-        yield
-    finally:
-        _wanted.reset(token)
+    _wanted.set(wanted)
 
 
 class Left(Enum):
@@ -98,18 +92,6 @@ class _Waiting(Generic[_C, _R]):
         if self.settle_until is None and self.wanted is not None and not self.wanted():
             self.answer.cancel()
         return self.answer.done()
-
-
-@dataclass(slots=True)
-class Counts:
-    """What a batcher has done since it began."""
-
-    statements: int = 0
-    calls: int = 0
-    refused: int = 0
-    dropped: int = 0
-    apart: int = 0
-    sizes: dict[int, int] = field(default_factory=dict)
 
 
 class Batcher(Generic[_C, _R]):
@@ -209,6 +191,7 @@ class Batcher(Generic[_C, _R]):
     async def _together(self, batch: list[_Waiting[_C, _R]]) -> None:
         try:
             outcomes = await self._kind.together(self._db, [waiting.call for waiting in batch])
+            pairs = list(zip(batch, outcomes, strict=True))
         except BatchFailedError as error:
             _log.warning(
                 "settling a batch call by call",
@@ -226,7 +209,7 @@ class Batcher(Generic[_C, _R]):
             if not isinstance(error, Exception):
                 raise
             return
-        for waiting, outcome in zip(batch, outcomes, strict=True):
+        for waiting, outcome in pairs:
             if outcome is Left.ALONE:
                 self._put_apart(waiting, begin=True)
             elif waiting.answer.done():
@@ -274,7 +257,7 @@ class Batcher(Generic[_C, _R]):
             if not waiting.answer.done():
                 waiting.answer.set_result(answer)
 
-    def _start(self, work: "Any") -> None:
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
