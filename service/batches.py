@@ -106,13 +106,18 @@ class Batcher(Generic[_C, _R]):
         size_max: int = SIZE_MAX,
         waiting_max: int = WAITING_MAX,
         apart_max: int = 1,
+        sent: Callable[[str, int], None] | None = None,
     ) -> None:
-        """From `size_min` calls on they go as one; `apart_max` are settled apart at once."""
+        """From `size_min` calls on they go as one; `apart_max` are settled apart at once.
+
+        `sent` is told the kind and the number of calls of each statement that makes several.
+        """
         self._db = db
         self._kind = kind
         self._size_min = size_min
         self._size_max = size_max
         self._waiting_max = waiting_max
+        self._sent = sent
         self._waiting: deque[_Waiting[_C, _R]] = deque()
         self._apart: dict[Hashable, deque[_Waiting[_C, _R]]] = {}
         self._apart_waiting = 0
@@ -189,6 +194,8 @@ class Batcher(Generic[_C, _R]):
             self._end(turn, watch)
 
     async def _together(self, batch: list[_Waiting[_C, _R]]) -> None:
+        if self._sent is not None:
+            self._sent(self._kind.name, len(batch))
         try:
             outcomes = await self._kind.together(self._db, [waiting.call for waiting in batch])
             pairs = list(zip(batch, outcomes, strict=True))
