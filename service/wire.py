@@ -392,7 +392,9 @@ def timestamp(value: datetime | None) -> Timestamp | None:
     """A time as the contract writes it: ISO 8601, UTC, milliseconds, `Z`; None stays None."""
     if value is None:
         return None
-    return value.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="milliseconds") + "Z"
+    if value.tzinfo is not UTC:
+        value = value.astimezone(UTC)
+    return f"{value.isoformat(timespec='milliseconds')[:-6]}Z"  # without +00:00
 
 
 def build(type_: type[_S], source: Mapping[str, Any], /, **given: object) -> _S:
