@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         settings = Settings.from_env(_environment(os.environ, development=_is_for_newcomers(args)))
         # The doctor's report says what went wrong; warnings beside it would say it twice.
         quiet = args.command == "check"
-        logs.configure(replace(settings, log_level="error") if quiet else settings)
+        logs.configure(replace(settings, log_level="error") if quiet else settings, once=True)
         return _run(args, settings)
     except SettingsError as error:
         sys.stderr.write(f"mana-credits: {error}\n")

@@ -10,11 +10,10 @@ sent in the order in which they came.
 """
 
 import asyncio
-import contextlib
 from collections import deque
-from collections.abc import Awaitable, Callable, Hashable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Hashable, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
@@ -41,17 +40,12 @@ _log = structlog.get_logger(__name__)
 _wanted: "ContextVar[Callable[[], bool] | None]" = ContextVar("wanted", default=None)
 
 
-@contextlib.contextmanager
-def while_wanted(wanted: Callable[[], bool]) -> Iterator[None]:
-    """A call made inside is dropped if `wanted` says no before it is sent.
+def drop_unless(wanted: Callable[[], bool]) -> None:
+    """Drop a call that this task makes from now on if `wanted` says no before it is sent.
 
-    Whoever waits for it is cancelled.
+    Whoever waits for it is cancelled then.
     """
-    token = _wanted.set(wanted)
-    try:
-        yield
-    finally:
-        _wanted.reset(token)
+    _wanted.set(wanted)
 
 
 class Left(Enum):
@@ -100,18 +94,6 @@ class _Waiting(Generic[_C, _R]):
         return self.answer.done()
 
 
-@dataclass(slots=True)
-class Counts:
-    """What a batcher has done since it began."""
-
-    statements: int = 0
-    calls: int = 0
-    refused: int = 0
-    dropped: int = 0
-    apart: int = 0
-    sizes: dict[int, int] = field(default_factory=dict)
-
-
 class Batcher(Generic[_C, _R]):
     """The calls of one kind, on one pool of connections."""
 
@@ -124,13 +106,18 @@ class Batcher(Generic[_C, _R]):
         size_max: int = SIZE_MAX,
         waiting_max: int = WAITING_MAX,
         apart_max: int = 1,
+        sent: Callable[[str, int], None] | None = None,
     ) -> None:
-        """From `size_min` calls on they go as one; `apart_max` are settled apart at once."""
+        """From `size_min` calls on they go as one; `apart_max` are settled apart at once.
+
+        `sent` is told the kind and the number of calls of each statement that makes several.
+        """
         self._db = db
         self._kind = kind
         self._size_min = size_min
         self._size_max = size_max
         self._waiting_max = waiting_max
+        self._sent = sent
         self._waiting: deque[_Waiting[_C, _R]] = deque()
         self._apart: dict[Hashable, deque[_Waiting[_C, _R]]] = {}
         self._apart_waiting = 0
@@ -207,8 +194,11 @@ class Batcher(Generic[_C, _R]):
             self._end(turn, watch)
 
     async def _together(self, batch: list[_Waiting[_C, _R]]) -> None:
+        if self._sent is not None:
+            self._sent(self._kind.name, len(batch))
         try:
             outcomes = await self._kind.together(self._db, [waiting.call for waiting in batch])
+            pairs = list(zip(batch, outcomes, strict=True))
         except BatchFailedError as error:
             _log.warning(
                 "settling a batch call by call",
@@ -226,7 +216,7 @@ class Batcher(Generic[_C, _R]):
             if not isinstance(error, Exception):
                 raise
             return
-        for waiting, outcome in zip(batch, outcomes, strict=True):
+        for waiting, outcome in pairs:
             if outcome is Left.ALONE:
                 self._put_apart(waiting, begin=True)
             elif waiting.answer.done():
@@ -274,7 +264,7 @@ class Batcher(Generic[_C, _R]):
             if not waiting.answer.done():
                 waiting.answer.set_result(answer)
 
-    def _start(self, work: "Any") -> None:
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

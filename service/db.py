@@ -112,6 +112,7 @@ class Database:
         self._batch_min = batch_min
         self._batch_max = batch_max
         self._batchers: dict[str, Batcher[Any, Any]] = {}
+        self._batch_sent: Callable[[str, int], None] | None = None
         self._pool: asyncpg.Pool[Record] | None = None
         self._releases: set[asyncio.Task[None]] = set()
 
@@ -151,6 +152,14 @@ class Database:
         if self._pool is None:
             return 0, 0, self._pool_max
         return self._pool.get_size(), self._pool.get_idle_size(), self._pool_max
+
+    def watch_batches(self, sent: Callable[[str, int], None]) -> None:
+        """Tell `sent` the kind and the number of calls of each batch from now on."""
+        self._batch_sent = sent
+
+    def waiting_calls(self) -> dict[str, int]:
+        """How many calls have not been sent yet, by their kind."""
+        return {name: batcher.waiting for name, batcher in self._batchers.items()}
 
     async def row(self, sql: str, *args: object, seconds: float = COMMAND_SECONDS) -> Any:
         """The first row of a query that changes nothing, or None."""
@@ -204,6 +213,7 @@ class Database:
                 size_max=self._batch_max,
                 # The batches and what is not batched keep connections of their own.
                 apart_max=max(self._pool_max - 3, 1),
+                sent=self._batch_sent,
             )
         answer: _T = await batcher.call(call)
         return answer

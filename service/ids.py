@@ -6,6 +6,7 @@ import time
 from typing import Final
 from uuid import UUID
 
+_APART: Final = re.compile(r"[\s/?#%{}]")
 _PSEUDONYM: Final = re.compile("erased-[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
@@ -23,6 +24,12 @@ def uuid7() -> UUID:
     )
 
 
+def uuid7_text() -> str:
+    """The same as text, which `str` takes several times as long to write."""
+    digits = f"{uuid7().int:032x}"
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+
+
 def is_user_id(text: str) -> bool:
     """Whether the auth service may use `text` as a user id: the rule of the REST contract.
 
@@ -33,7 +40,7 @@ def is_user_id(text: str) -> bool:
     return (
         1 <= len(text) <= 128
         and text.isprintable()
-        and not any(character.isspace() or character in "/?#%{}" for character in text)
+        and _APART.search(text) is None
         and text not in (".", "..")
         and _PSEUDONYM.fullmatch(text) is None
     )

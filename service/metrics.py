@@ -38,6 +38,7 @@ FRESH_SECONDS: Final = 5.0
 """How long what the database said is told again, so that scrapes put no load on it."""
 WATCH_SECONDS: Final = 1.0
 """How old the pool's figures of a process can be where another one answers the scrape."""
+_SIZES: Final = (2, 4, 8, 16, 32, 64)
 _BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 _log = structlog.get_logger(__name__)
@@ -59,6 +60,7 @@ class Metrics:
             buckets=_BUCKETS,
             registry=self._registry,
         )
+        self._children: dict[tuple[str, str, int], Histogram] = {}
         self._stripe_events = Counter(
             "mana_credits_stripe_events_received_total",
             "Stripe events that were received or fetched, by type and what became of them",
@@ -69,6 +71,21 @@ class Metrics:
             "mana_credits_unkeyed_refunds_total",
             "Refunds without an idempotency key or a transaction, which a retry would do twice",
             registry=self._registry,
+        )
+        self._batches = Histogram(
+            "mana_credits_batch_calls",
+            "Calls that went together as one statement, by their kind",
+            ("kind",),
+            buckets=_SIZES,
+            registry=self._registry,
+        )
+        db.watch_batches(lambda kind, calls: self._batches.labels(kind).observe(calls))
+        self._waiting = Gauge(
+            "mana_credits_batch_calls_waiting",
+            "Calls that have not been sent to the database yet, by their kind",
+            ("kind",),
+            registry=self._registry,
+            multiprocess_mode="livesum",
         )
         self._pool = Gauge(
             "mana_credits_database_pool_connections",
@@ -81,7 +98,12 @@ class Metrics:
 
     def request(self, method: str, route: str, status: int, seconds: float) -> None:
         """A request was answered."""
-        self._requests.labels(method, route, str(status)).observe(seconds)
+        child = self._children.get((method, route, status))
+        if child is None:
+            # Finding one by its labels takes longer than counting in it.
+            child = self._requests.labels(method, route, str(status))
+            self._children[method, route, status] = child
+        child.observe(seconds)
 
     @contextlib.asynccontextmanager
     async def watching(self) -> AsyncIterator["Metrics"]:
@@ -103,6 +125,8 @@ class Metrics:
         self._pool.labels("open").set(open_)
         self._pool.labels("idle").set(idle)
         self._pool.labels("max").set(most)
+        for kind, calls in self._db.waiting_calls().items():
+            self._waiting.labels(kind).set(calls)
 
     def stripe_event(self, type_: str, state: str) -> None:
         """A Stripe event was dealt with."""

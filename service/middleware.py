@@ -11,6 +11,7 @@ import structlog
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 
+from service.batches import drop_unless
 from service.errors import (
     ApiError,
     forbidden,
@@ -18,7 +19,7 @@ from service.errors import (
     payload_too_large,
     unsupported_media_type,
 )
-from service.ids import uuid7
+from service.ids import uuid7_text
 from service.keys import (
     AUTHENTICATOR,
     CALLER,
@@ -91,25 +92,28 @@ async def _require_declarations(app: web.Application) -> None:
 async def observe(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Give the request its id, and write the one line of the access log."""
     started = time.perf_counter()
-    given = request.headers.get("X-Request-Id", "")
-    request_id = given if _REQUEST_ID.fullmatch(given) else str(uuid7())
+    given = request.headers.get("X-Request-Id")
+    request_id = given if given and _REQUEST_ID.fullmatch(given) else uuid7_text()
     request[REQUEST_ID] = request_id
-    with structlog.contextvars.bound_contextvars(request_id=request_id):
-        status = 499  # as long as there is no answer, because the client left or the service stops
-        try:
-            response = await handler(request)
-            response.headers["X-Request-Id"] = request_id
-            status = response.status
-            return response
-        finally:
-            _log.info(
-                "request",
-                method=_method(request),
-                route=_template(request.match_info.route),
-                status=status,
-                ms=round((time.perf_counter() - started) * 1000, 1),
-                **_caller(request),
-            )
+    # aiohttp runs each request in a task of its own, so that neither outlives it.
+    structlog.contextvars.bind_contextvars(request_id=request_id)
+    drop_unless(lambda: request.transport is not None)
+    status = 499  # as long as there is no answer, because the client left or the service stops
+    try:
+        response = await handler(request)
+        response.headers["X-Request-Id"] = request_id
+        status = response.status
+        return response
+    finally:
+        _log.info(
+            "request",
+            request_id=request_id,
+            method=_method(request),
+            route=_template(request.match_info.route),
+            status=status,
+            ms=round((time.perf_counter() - started) * 1000, 1),
+            **_caller(request),
+        )
 
 
 @web.middleware

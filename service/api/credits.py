@@ -106,6 +106,7 @@ class Transaction(Answer):
     @classmethod
     def of(cls, move: Move) -> "Transaction":
         """From the query's answer. A row of the ledger is complete as soon as it is there."""
+        created_at = timestamp(move.created_at)
         return cls(
             id=move.id,
             user_id=move.user_id,
@@ -118,8 +119,8 @@ class Transaction(Answer):
             description=move.description,
             metadata=move.metadata,
             idempotency_key=move.idempotency_key,
-            created_at=timestamp(move.created_at),
-            completed_at=timestamp(move.created_at),
+            created_at=created_at,
+            completed_at=created_at,
         )
 
 

@@ -11,6 +11,8 @@ from operator import attrgetter
 from typing import Any, Final, Literal
 from uuid import UUID
 
+import msgspec
+
 from service.batches import Kind, Left
 from service.db import Database, Record
 from service.errors import ApiError, Refused, from_postgres
@@ -19,8 +21,7 @@ from service.ids import uuid7
 Origin = Literal["user", "service"]
 
 
-@dataclass(frozen=True, slots=True)
-class Move:
+class Move(msgspec.Struct, frozen=True):
     """A ledger row, and what the user has after it; `credits.move`.
 
     The four balances at the end are None in a list of the ledger.
@@ -46,8 +47,7 @@ class Move:
     total_spent: int
 
 
-@dataclass(frozen=True, slots=True)
-class BalanceSummary:
+class BalanceSummary(msgspec.Struct, frozen=True):
     """What a user has; `available` is what can be spent. Times are None for a user never seen."""
 
     user_id: str
@@ -71,8 +71,7 @@ class UsageDay:
     operations: int
 
 
-@dataclass(frozen=True, slots=True)
-class Hold:
+class Hold(msgspec.Struct, frozen=True):
     """A reservation, and what can be spent beside it."""
 
     reservation_id: UUID
@@ -86,8 +85,7 @@ class Hold:
     available: int
 
 
-@dataclass(frozen=True, slots=True)
-class CommittedHold:
+class CommittedHold(msgspec.Struct, frozen=True):
     """The debit that a reservation became; `amount` is positive."""
 
     reservation_id: UUID
@@ -151,10 +149,9 @@ async def _together(db: Database, calls: Sequence[_Call]) -> list[Record | ApiEr
 
 def _outcome(row: Record) -> Record | ApiError:
     if row["error"] is not None:
-        error = from_postgres(Refused(row["error"], row["detail"]))
-        if error is None:
-            raise LookupError("a function refused a call with an error of no table")
-        return error
+        refused = Refused(row["error"], row["detail"])
+        # The neighbours are done, so that nothing may be raised here.
+        return from_postgres(refused) or ApiError(500, "internal_error", "Internal server error")
     outcome: Record = row["move"] or row["hold"] or row["committed"]
     return outcome
 

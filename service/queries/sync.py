@@ -16,8 +16,7 @@ CHARGE_BATCH_SECONDS: Final = 20.0
 """For one batch; it is small, so that only a database in trouble takes this long."""
 
 
-@dataclass(frozen=True, slots=True)
-class SyncStatus:
+class SyncStatus(msgspec.Struct, frozen=True):
     """Cloud Sync of a user; inactive and monthly for a user never seen."""
 
     user_id: str

@@ -4,12 +4,15 @@ import json
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta, timezone
 from enum import Enum
+from random import Random
 from typing import Any, Literal
 from uuid import UUID
 
+import msgspec
 import pytest
 from aiohttp import web
 
+from service import wire
 from service.api.fields import (
     Amount,
     AppId,
@@ -603,3 +606,33 @@ def test_numbers_beyond_64_bits_survive_in_metadata() -> None:
 def test_an_empty_body_with_required_fields() -> None:
     with pytest.raises(ApiError):
         parse_body(b"", Order)
+
+
+SURPRISES: tuple[Any, ...] = (
+    None, True, 0, 1, -1, 10**9, 10**9 + 1, 2**63, 2**64, 1.0, 1.5, "", "a", "\0", "\\u0000",
+    "é" * 300, "x" * 300, " ", "a/b", "red", "2026-05-18T00:00:00Z", [], [1], {}, {"a": {"b": [1, "\0"]}},
+    {"a": "\ud800"}, "00000000-0000-4000-8000-000000000000",
+)  # fmt: skip
+
+
+def test_the_quick_way_takes_what_the_careful_one_takes() -> None:
+    random = Random(7)
+    taken = 0
+    for _ in range(4000):
+        order: dict[str, Any] = {"amount": 5, "userId": "ann"}
+        for _ in range(random.randint(0, 2)):
+            field = random.choice(
+                [*(f.encode_name for f in msgspec.structs.fields(Order)), "other"]
+            )
+            order[field] = random.choice(SURPRISES)
+        raw = json.dumps(order).encode()
+        if random.random() < 0.1:
+            raw = raw.replace(b"5", random.choice([b"1e999", b"NaN", b"5, ", b"\xff", b"05"]))
+        try:
+            careful: object = wire._convert(Order, wire._decode(raw))
+        except ApiError:
+            careful = None
+        quick = wire._quickly(raw, Order)
+        assert quick in (careful, None), raw
+        taken += quick is not None
+    assert taken > 500

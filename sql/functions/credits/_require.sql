@@ -8,9 +8,7 @@ AS $$
 BEGIN
     -- NULL is not true: a comparison with a missing argument must not let it through.
     IF p_holds IS NOT TRUE THEN
-        RAISE EXCEPTION '% %', p_field, p_message USING
-            ERRCODE = 'MC001',
-            DETAIL = json_build_object('field', p_field, 'message', p_message);
+        PERFORM credits._refuse_argument(p_field, p_message);
     END IF;
 END
 $$;

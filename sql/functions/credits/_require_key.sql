@@ -6,16 +6,14 @@ RETURNS void
 LANGUAGE plpgsql IMMUTABLE
 AS $$
 BEGIN
-    PERFORM credits._require(
-        p_idempotency_key IS NULL OR char_length(p_idempotency_key) BETWEEN 1 AND 255,
-        'idempotencyKey', 'must have 1 to 255 characters'
-    );
+    IF char_length(p_idempotency_key) NOT BETWEEN 1 AND 255 THEN
+        PERFORM credits._refuse_argument('idempotencyKey', 'must have 1 to 255 characters');
+    END IF;
     -- The keys of charges and grants are the database's own: whoever could write one could
     -- make a charge that is due look as if it had been done.
-    PERFORM credits._require(
-        p_origin IN ('user', 'service'),
-        'origin', 'must be user or service'
-    );
+    IF (p_origin IN ('user', 'service')) IS NOT TRUE THEN
+        PERFORM credits._refuse_argument('origin', 'must be user or service');
+    END IF;
 END
 $$;
 COMMENT ON FUNCTION credits._require_key(text, credits.origin) IS

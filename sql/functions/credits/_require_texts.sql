@@ -6,19 +6,17 @@ RETURNS void
 LANGUAGE plpgsql IMMUTABLE
 AS $$
 BEGIN
-    PERFORM credits._require(
-        char_length(p_app_id) BETWEEN 1 AND 64, 'appId', 'must have 1 to 64 characters'
-    );
-    PERFORM credits._require(
-        char_length(p_description) <= 500, 'description', 'must have at most 500 characters'
-    );
+    IF (char_length(p_app_id) BETWEEN 1 AND 64) IS NOT TRUE THEN
+        PERFORM credits._refuse_argument('appId', 'must have 1 to 64 characters');
+    END IF;
+    IF (char_length(p_description) <= 500) IS NOT TRUE THEN
+        PERFORM credits._refuse_argument('description', 'must have at most 500 characters');
+    END IF;
     -- The service holds the 16 KiB of the contract against what was sent; as jsonb prints it,
     -- with spaces and without exponents, the same object can be longer.
-    PERFORM credits._require(
-        p_metadata IS NULL
-        OR (jsonb_typeof(p_metadata) = 'object' AND octet_length(p_metadata::text) <= 65536),
-        'metadata', 'must be a JSON object of at most 16 KiB'
-    );
+    IF jsonb_typeof(p_metadata) <> 'object' OR octet_length(p_metadata::text) > 65536 THEN
+        PERFORM credits._refuse_argument('metadata', 'must be a JSON object of at most 16 KiB');
+    END IF;
 END
 $$;
 COMMENT ON FUNCTION credits._require_texts(text, text, jsonb) IS
