@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from service import batches
-from service.batches import Batcher, BatchFailedError, Kind, Left, while_wanted
+from service.batches import Batcher, BatchFailedError, Kind, Left, drop_unless
 from service.errors import ApiError, UnavailableError
 from tests.support.waiting import until
 
@@ -270,8 +270,8 @@ class Client:
 
     async def call(self, batcher: Batcher[str, str], call: str) -> "asyncio.Task[str]":
         async def ask() -> str:
-            with while_wanted(lambda: self.there):
-                return await batcher.call(call)
+            drop_unless(lambda: self.there)
+            return await batcher.call(call)
 
         task = asyncio.create_task(ask())
         await settled()
@@ -553,6 +553,22 @@ async def test_nobody_waits_for_ever_for_a_wrong_number_of_outcomes(
     assert await answers(tasks) == ["c1 done"]
 
 
+async def test_of_every_batch_its_size_is_told(wire: Wire) -> None:
+    told: list[tuple[str, int]] = []
+    batcher = Batcher(
+        DB, wire.kind, size_max=2, sent=lambda kind, calls: told.append((kind, calls))
+    )
+    await asked(batcher, "a1", "b1", "c1", "d1")
+    assert told == []
+    wire.last.done()
+    await settled()
+    assert told == [("test", 2)]
+    wire.last.done()
+    await settled()
+    # The last one went by itself.
+    assert (wire.last.calls, told) == (["d1"], [("test", 2)])
+
+
 # Time
 
 
@@ -685,8 +701,8 @@ async def test_in_a_storm_every_call_is_answered_once(seed: int) -> None:
     went: set[str] = set()
 
     async def ask(call: str) -> str:
-        with while_wanted(lambda: whose[call].there):
-            return await batcher.call(call)
+        drop_unless(lambda: whose[call].there)
+        return await batcher.call(call)
 
     for number, call in enumerate(calls):
         whose[call] = dice.choice(clients)
