@@ -10,7 +10,7 @@ from service.paths import FUNCTIONS
 
 _TOKEN = re.compile(
     r"""
-    (?P<space>\s+|--[^\n]*)
+    (?P<space>\s+|--[^\n]*|\#[a-z_]+\ [a-z_]+)  # and an option of the compiler
     |(?P<string>'(?:[^']|'')*')
     |(?P<word>[A-Za-z_]\w*|"[^"]+")
     |(?P<number>\d+)

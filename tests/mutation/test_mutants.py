@@ -100,7 +100,12 @@ def test_every_operator_finds_something() -> None:
 def test_every_function_that_moves_money_is_broken() -> None:
     broken = {mutant.function for mutant in MUTANTS}
     # These hand on what they are given, to one that is broken.
-    bare = {"credits.charge_due_subscriptions", "credits.expire_reservations", "gifts.expire_gifts"}
+    bare = {
+        "credits._write_batch",
+        "credits.charge_due_subscriptions",
+        "credits.expire_reservations",
+        "gifts.expire_gifts",
+    }
     assert movers(FUNCTIONS) - broken == bare | (movers(FUNCTIONS) & PASSED_OVER)
     for name in bare:
         assert FUNCTIONS[name].calls <= broken
@@ -144,7 +149,7 @@ def test_the_readme_has_the_table_of_the_survivors() -> None:
 
 
 def test_the_tests_that_called_the_function_run_and_the_cheapest_first() -> None:
-    mutant = next(m for m in MUTANTS if m.id == "credits.use_credits/skip/1")
+    mutant = next(m for m in MUTANTS if m.id == "credits.use_credits/never/1")
     use, other = frozenset({mutant.function}), frozenset({"credits.grant_credits"})
     seen = {"a": Seen(3, use), "b": Seen(1, use), "c": Seen(0.1, other), "d": Seen(2, use)}
     collected = {"a": True, "b": False, "c": True, "d": True, "left out": True}
