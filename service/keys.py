@@ -1,8 +1,8 @@
 """Typed keys of what the application and a request carry."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp import web
 
@@ -41,6 +41,7 @@ DB: "Final[web.AppKey[Database]]" = web.AppKey("db")
 AUTHENTICATOR: "Final[web.AppKey[Authenticator]]" = web.AppKey("authenticator")
 METRICS: "Final[web.AppKey[Metrics]]" = web.AppKey("metrics")
 PAGES: "Final[web.AppKey[Mapping[str, Page]]]" = web.AppKey("pages")
+REQUEST_LOG: "Final[web.AppKey[Callable[[dict[str, Any]], None]]]" = web.AppKey("request_log")
 STRIPE: "Final[web.AppKey[StripeGateway | None]]" = web.AppKey("stripe")
 """None where Stripe is not configured."""
 
