@@ -13,6 +13,7 @@ from service.dev.postgres import Cluster
 from tests.support.crashes import DATABASE, POOL, rich
 from tests.support.databases import Connection, as_settings, connect
 from tests.support.load import Load, require_exactly_once, require_told_well
+from tests.support.paths import ENVIRONMENT, PATH, PATHS
 from tests.support.races import at_once, blocked_by, outcomes, until
 from tests.support.running import Answer, Running, running_service
 
@@ -205,16 +206,21 @@ LEFT = {
 """What each of those users can spend after his call, if it was done once."""
 
 
-@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize(
+    ("when", "path"),
+    # In between, some go alone and some together; see tests/README.md.
+    [*(("before", path) for path in PATHS), ("after", PATH)],
+)
 async def test_a_move_whose_connection_breaks_around_its_commit_is_done_once(
-    durable: Cluster, when: str
+    durable: Cluster, when: str, path: str
 ) -> None:
     """Before: it waits for a lock, and nothing is there. After: it is there, and was not told."""
-    settings = as_settings(durable, DATABASE, DATABASE_POOL_MAX="24")
+    settings = as_settings(durable, DATABASE, DATABASE_POOL_MAX="24", **ENVIRONMENT[path])
+    name_of = f"{when}-{path}"
     async with running_service(settings) as service:
-        await service.grant("giver", 100)
-        calls = await prepared(service, when)
-        users = {name: f"{name}-{when}" for name in LEFT}
+        await service.grant("giver", 100, name_of)
+        calls = await prepared(service, name_of)
+        users = {name: f"{name}-{name_of}" for name in LEFT}
         admin = await connect(durable.admin_url(DATABASE))
         holder = await connect(durable.admin_url(DATABASE))
         try:

@@ -472,15 +472,18 @@ FINE = {"55P03", *(f"MC{number:03}" for number in range(1, 14))}
 class Tolerant(Caller):
     """A caller who takes any refusal of the project's own: whom he knew may be gone."""
 
+    def may_refuse(self, function: str, sqlstate: str | None) -> bool:
+        return sqlstate in FINE
+
     async def repeat(self, function: str, arguments: dict[str, Any]) -> asyncpg.Record | None:
         told = self.world.history.told
         while True:
             try:
-                row = await call(self.connection, function, **arguments)
+                row = await self.send(function, arguments)
             except asyncpg.PostgresError as error:
                 if error.sqlstate == "55P03":
                     continue
-                if error.sqlstate not in FINE:
+                if not self.may_refuse(function, error.sqlstate):
                     raise AssertionError(f"{function} {arguments}: {error.sqlstate}") from error
                 told.append(Told(function, arguments, None, error.sqlstate))
                 return None

@@ -5,7 +5,8 @@ what was refused is not, one key has made one move, and Stripe's words have move
 whatever their order. No caller sees a deadlock, or any error that is not the project's own.
 
 - `MANA_TEST_STEPS`: how many steps each connection takes (60);
-- `MANA_TEST_SEEDS`: which sequences, as numbers and ranges such as `7,20-29` (`0-2`).
+- `MANA_TEST_SEEDS`: which sequences, as numbers and ranges such as `7,20-29` (`0-2`);
+- `MANA_TEST_PATH`: whether calls go in batches (as it comes, so that both ways meet).
 
 A long run: `MANA_TEST_STEPS=500 MANA_TEST_SEEDS=0-99`.
 
@@ -28,9 +29,18 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 
-from tests.support.calls import call, dispute_object, make_package, refund_object
+from tests.support.batches import Call, run_batch
+from tests.support.calls import (
+    BATCH_OPERATIONS,
+    call,
+    call_in_batch,
+    dispute_object,
+    make_package,
+    refund_object,
+)
 from tests.support.databases import Clone, Connection
 from tests.support.history import MOVES, History, Told, require_kept, require_paid
+from tests.support.paths import PATH
 from tests.support.races import connections, make_due, require_sound, superusers
 
 Thing = TypeVar("Thing")
@@ -99,6 +109,13 @@ class World:
     gifts: list[tuple[str, UUID, str]] = field(default_factory=list)
     purchases: list[Purchase] = field(default_factory=list)
 
+    def learn(self, function: str, arguments: dict[str, Any], row: asyncpg.Record) -> None:
+        """What was done can be undone by anybody."""
+        if function == "credits.use_credits":
+            self.debits.append((arguments["user_id"], row["id"], arguments["amount"]))
+        elif function == "credits.reserve_credits":
+            self.holds.append((row["reservation_id"], row["amount"]))
+
 
 @dataclass
 class Caller:
@@ -107,6 +124,8 @@ class Caller:
     connection: Connection
     world: World
     dice: random.Random
+    collected: list[Call] | None = None
+    """The calls of a batch, while one is collected."""
 
     async def run(self, operations: "Operations", steps: int) -> None:
         """Take a number of random steps."""
@@ -118,18 +137,54 @@ class Caller:
     async def call(self, function: str, **arguments: Any) -> asyncpg.Record | None:
         """Call a function, which others may repeat, and remember what was told; None: refused."""
         self.world.asked.append((function, arguments))
-        return await self.repeat(function, arguments)
+        if self.collected is not None:
+            self.collected.append((function, arguments))
+            return None
+        row = await self.repeat(function, arguments)
+        if row is not None:
+            self.world.learn(function, arguments, row)
+        return row
+
+    async def together(self, calls: list[Call]) -> None:
+        """Make several calls in a batch, or one after the other where there are none."""
+        outcomes = (
+            await run_batch(self.connection, *calls) if PATH != "alone" else [None] * len(calls)
+        )
+        told = self.world.history.told
+        for (function, arguments), outcome in zip(calls, outcomes, strict=True):
+            row: asyncpg.Record | None = None
+            if outcome is None or outcome.alone:
+                row = await self.repeat(function, arguments)
+            elif outcome.refused is not None:
+                sqlstate = outcome.refused.sqlstate
+                assert self.may_refuse(function, sqlstate), f"{function} {arguments}: {sqlstate}"
+                told.append(Told(function, arguments, None, sqlstate))
+            else:
+                row = outcome.row
+                told.append(Told(function, arguments, row))
+            if row is not None:
+                self.world.learn(function, arguments, row)
+
+    def may_refuse(self, function: str, sqlstate: str | None) -> bool:
+        """Whether a function may refuse a call so."""
+        return sqlstate in REFUSALS.get(function, ())
+
+    async def send(self, function: str, arguments: dict[str, Any]) -> asyncpg.Record:
+        """Call a function, by itself or as a batch of one."""
+        if PATH == "both" and function in BATCH_OPERATIONS and self.dice.random() < 0.5:
+            return await call_in_batch(self.connection, function, **arguments)
+        return await call(self.connection, function, **arguments)
 
     async def repeat(self, function: str, arguments: dict[str, Any]) -> asyncpg.Record | None:
         """Call a function, for the first time or again."""
         told = self.world.history.told
         while True:
             try:
-                row = await call(self.connection, function, **arguments)
+                row = await self.send(function, arguments)
             except asyncpg.PostgresError as error:
                 if error.sqlstate == "55P03" and function in BEGIN_AGAIN:
                     continue
-                if error.sqlstate not in REFUSALS.get(function, ()):
+                if not self.may_refuse(function, error.sqlstate):
                     raise AssertionError(f"{function} {arguments}: {error.sqlstate}") from error
                 told.append(Told(function, arguments, None, error.sqlstate))
                 return None
@@ -192,19 +247,16 @@ async def again(caller: Caller) -> None:
 @operation(8)
 async def debit(caller: Caller) -> None:
     """A user's own debit, or a service's."""
-    user, amount = caller.user(), caller.amount()
-    row = await caller.call(
+    await caller.call(
         "credits.use_credits",
-        user_id=user,
-        amount=amount,
+        user_id=caller.user(),
+        amount=caller.amount(),
         app_id=caller.dice.choice(["chat", "picture"]),
         description="a debit",
         idempotency_key=caller.key(),
         id=uuid4(),
         origin=caller.dice.choice(["user", "service"]),
     )
-    if row is not None:
-        caller.world.debits.append((user, row["id"], amount))
 
 
 @operation(3)
@@ -254,7 +306,7 @@ async def grant(caller: Caller) -> None:
 @operation(6)
 async def reserve(caller: Caller) -> None:
     """A hold."""
-    row = await caller.call(
+    await caller.call(
         "credits.reserve_credits",
         user_id=caller.user(),
         amount=caller.amount(),
@@ -262,8 +314,6 @@ async def reserve(caller: Caller) -> None:
         idempotency_key=caller.key(),
         id=uuid4(),
     )
-    if row is not None:
-        caller.world.holds.append((row["reservation_id"], row["amount"]))
 
 
 @operation(5)
@@ -290,6 +340,18 @@ async def refund_reservation(caller: Caller) -> None:
         await caller.call(
             "credits.refund_reservation", reservation_id=hold[0], idempotency_key=caller.key()
         )
+
+
+@operation(9)
+async def several(caller: Caller) -> None:
+    """Some of these at once, in one batch."""
+    caller.collected = []
+    kinds = [debit, debit, refund, refund_debit, grant, reserve, commit, refund_reservation]
+    for kind in caller.dice.choices(kinds, k=caller.dice.randint(2, 8)):
+        await kind(caller)
+    calls, caller.collected = caller.collected, None
+    if calls:
+        await caller.together(calls)
 
 
 @operation(7)

@@ -8,6 +8,7 @@ tables are the database's in either case.
 import asyncio
 import itertools
 import json
+import random
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, ClassVar
@@ -18,7 +19,8 @@ import asyncpg
 from aiohttp import web
 
 from tests.model.model import STATUS, Gift, Hold, Purchase, RefusedError, Row, email_of
-from tests.support.calls import statement
+from tests.support.batches import Call, run_batch
+from tests.support.calls import BATCH_OPERATIONS, statement
 from tests.support.databases import Connection, detail
 from tests.support.running import Answer, Running
 from tests.support.stripe import intent_of, made_up, sign
@@ -298,12 +300,9 @@ class SqlDriver(Driver):
         try:
             return await self._login.fetch(statement(function, arguments), *arguments.values())
         except asyncpg.PostgresError as error:
-            code = SQLSTATES.get(error.sqlstate or "")
-            if code is None:
+            if error.sqlstate not in SQLSTATES:
                 raise
-            facts = detail(error)
-            facts.pop("message", None)
-            raise RefusedError(code, **facts) from None
+            raise _refused(error.sqlstate, detail(error)) from None
 
     async def _row(self, function: str, **arguments: Any) -> asyncpg.Record:
         (row,) = await self._rows(function, **arguments)
@@ -602,6 +601,72 @@ class SqlDriver(Driver):
                 str(p["id"]): (p["status"], p["credits"], p["price_euro_cents"]) for p in purchases
             },
         }
+
+
+class BatchDriver(SqlDriver):
+    """The functions as they do their work in batches, with other users' calls around it.
+
+    Those others are no part of the model: what they have does not show in the state.
+    """
+
+    words = "SQL, in batches"
+
+    COMPANIONS: ClassVar = ("a-companion", "m-companion", "z-companion")
+    """Before, among and behind the users of the model."""
+
+    async def _reset(self, prices: Mapping[str, int]) -> None:
+        await super()._reset(prices)
+        # The same for each sequence, so that one that fails fails again.
+        self._dice = random.Random(1)
+        for companion in self.COMPANIONS:
+            await super()._rows(
+                "credits.grant_credits",
+                user_id=companion,
+                amount=1_000_000,
+                reason="x",
+                reference_id="start",
+            )
+
+    async def _rows(self, function: str, **arguments: Any) -> list[asyncpg.Record]:
+        if function not in BATCH_OPERATIONS:
+            return await super()._rows(function, **arguments)
+        calls = [self._companion() for _ in range(self._dice.choice([0, 1, 2, 5]))]
+        place = self._dice.randint(0, len(calls))
+        calls.insert(place, (function, arguments))
+        outcomes = await run_batch(self._login, *calls)
+        outcome = outcomes.pop(place)
+        # Nothing keeps them from being done.
+        assert all(other.row is not None for other in outcomes)
+        if outcome.alone:
+            return await super()._rows(function, **arguments)
+        if outcome.refused is not None:
+            raise _refused(outcome.refused.sqlstate, outcome.refused.facts)
+        return [outcome.done]
+
+    def _companion(self) -> Call:
+        arguments = {"user_id": self._dice.choice(self.COMPANIONS), "amount": 1}
+        match self._dice.randrange(4):
+            case 0:
+                return "credits.refund_credits", {**arguments, "description": "x"}
+            case 1:
+                reference = f"{self._dice.randrange(20)}"
+                more = {"reason": "x", "reference_id": reference}
+                return "credits.grant_credits", {**arguments, **more}
+        more = {"app_id": "app", "description": "x", "origin": "user"}
+        return "credits.use_credits", {**arguments, **more}
+
+    def state(self, users: list[str]) -> dict[str, Any]:
+        state = super().state([*users, *self.COMPANIONS])
+        for companion in self.COMPANIONS:
+            for part in ("balances", "ledger", "sync"):
+                del state[part][companion]
+        return state
+
+
+def _refused(sqlstate: str, facts: dict[str, Any]) -> RefusedError:
+    return RefusedError(
+        SQLSTATES[sqlstate], **{name: fact for name, fact in facts.items() if name != "message"}
+    )
 
 
 class HttpDriver(Driver):

@@ -1,6 +1,5 @@
 """Calls of the SQL functions by name, and what they leave behind."""
 
-import os
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -10,8 +9,9 @@ import asyncpg
 import pytest
 
 from tests.support.databases import Connection, detail
+from tests.support.paths import PATH
 
-BATCHED = os.environ.get("MANA_TEST_PATH") == "batched"
+BATCHED = PATH == "batched"
 """Whether every call that can stand in a batch is made in one; see tests/README.md."""
 
 BATCH_OPERATIONS = {

@@ -1,7 +1,6 @@
 """Databases of the tests, and connections to them."""
 
 import json
-import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +9,7 @@ import asyncpg
 from service.db import set_json_codecs
 from service.dev.postgres import Cluster
 from service.settings import Settings
+from tests.support.paths import ENVIRONMENT, PATH
 from tests.support.waiting import PATIENCE_SECONDS
 
 if TYPE_CHECKING:
@@ -35,8 +35,7 @@ def as_environment(cluster: Cluster, name: str, **env: str) -> dict[str, str]:
         "ADMIN_DATABASE_URL": cluster.admin_url(name),
         # So that each call can come from an address of its own; see Running.call.
         "TRUSTED_PROXIES": "127.0.0.0/8",
-        # Where every path is to be the batched one, a call that comes alone is a batch, too.
-        **({"DATABASE_BATCH_MIN": "1"} if os.environ.get("MANA_TEST_PATH") == "batched" else {}),
+        **ENVIRONMENT[PATH],
         **env,
     }
 

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from aiohttp import ClientSession, ClientTimeout, TCPConnector
 from aiohttp.test_utils import TestServer
+from aiohttp.web import BaseRunner
 
 from service.app import create_app
 from service.dev import issuer
@@ -99,6 +100,12 @@ class Running:
         return spendable
 
 
+class _AsServed(TestServer):
+    async def _make_runner(self, **options: Any) -> BaseRunner:
+        # Like `serve`, and unlike a TestServer: what a client asked for goes on when it is gone.
+        return await super()._make_runner(**{**options, "handler_cancellation": False})
+
+
 @contextlib.asynccontextmanager
 async def running_service(
     settings: Settings, *, for_browsers: bool = False
@@ -121,7 +128,7 @@ async def running_service(
         settings = dataclasses.replace(settings, base_url=origins[0], login_url=f"{auth_url}/login")
     app = create_app(settings)
     contract = Contract(json.loads(app[PAGES]["openapi.json"].body))
-    server = TestServer(app, port=port)
+    server = _AsServed(app, port=port)
     await server.start_server()
     # No bound on connections: a race must not be held up by its own client.
     session = ClientSession(connector=TCPConnector(limit=0), timeout=ClientTimeout(total=60))
