@@ -28,7 +28,7 @@ from service.ids import uuid7
 from service.keys import DB
 from service.metrics import MULTIPROCESS
 from service.middleware import tell
-from service.queries import login
+from service.queries import connections, login
 from service.settings import Settings
 
 HOST: Final = "0.0.0.0"  # noqa: S104 - every IPv4 address: containers and proxies reach it there
@@ -43,6 +43,8 @@ UNREAD_SECONDS: Final = 60.0
 """For a client to take more of an answer; Linux alone can tell (TCP_USER_TIMEOUT)."""
 WORKER_STOP_SECONDS: Final = DRAIN_SECONDS + 15
 LOGIN_CHECK_SECONDS: Final = 1.0
+CONNECTIONS_CHECK_SECONDS: Final = 1.0
+CONNECTIONS_CHECK_MAX_SECONDS: Final = 30.0
 RESPAWN_MAX_SECONDS: Final = 30.0
 RESPAWN_CALM_SECONDS: Final = 60.0
 """A worker that lived this long is replaced at once."""
@@ -187,19 +189,20 @@ class _Stop:
         await self._event.wait()
 
 
-def serve(settings: Settings, *, parent_fd: int | None = None) -> int:
+def serve(settings: Settings, *, parent_fd: int | None = None, tells_of: int | None = 1) -> int:
     """Serve in this process until a signal; the exit status.
 
     `parent_fd`: this is a worker, and that descriptor ends when its parent does.
+    `tells_of`: for how many processes this one looks whether the database has room.
     """
-    refusal = asyncio.run(_serve(settings, parent_fd))
+    refusal = asyncio.run(_serve(settings, parent_fd, tells_of))
     if refusal is None:
         return EXIT_OK
     sys.stderr.write(f"mana-credits: {refusal}\n")
     return EXIT_REFUSED if parent_fd is None else EXIT_WORKER_REFUSED
 
 
-async def _serve(settings: Settings, parent_fd: int | None) -> str | None:
+async def _serve(settings: Settings, parent_fd: int | None, tells_of: int | None) -> str | None:
     stop = _Stop()
     _on_signals(stop.ask)
     drain = _Drain()
@@ -214,16 +217,20 @@ async def _serve(settings: Settings, parent_fd: int | None) -> str | None:
     )
     await runner.setup()
     closing = contextlib.AsyncExitStack()
-    checking: asyncio.Task[None] | None = None
+    checking: list[asyncio.Task[None]] = []
     try:
         if parent_fd is not None:
             _on_end(parent_fd, stop.ask)
         if settings.production:
             # Once before anything is served; where the database is away, as soon as it comes.
             if not await _check_login(runner.app[DB], stop):
-                checking = asyncio.create_task(_check_login_later(runner.app[DB], stop))
+                checking.append(asyncio.create_task(_check_login_later(runner.app[DB], stop)))
             if stop.refusal is not None:
                 return stop.refusal
+        if tells_of is not None:
+            checking.append(
+                asyncio.create_task(_check_connections(runner.app[DB], settings, tells_of))
+            )
         shared = parent_fd is not None
         try:
             await web.TCPSite(runner, HOST, settings.port, reuse_port=shared).start()
@@ -242,10 +249,10 @@ async def _serve(settings: Settings, parent_fd: int | None) -> str | None:
         await stop.wait()
         _log.info("stopping")
     finally:
-        if checking is not None:
-            checking.cancel()
+        for task in checking:
+            task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await checking
+                await task
         for site in list(runner.sites):
             await site.stop()
         await drain.end()
@@ -276,6 +283,32 @@ async def _check_login_later(db: Database, stop: _Stop) -> None:
         await asyncio.sleep(LOGIN_CHECK_SECONDS)
         if await _check_login(db, stop):
             return
+
+
+async def _check_connections(db: Database, settings: Settings, processes: int) -> None:
+    """Once the database is there, say when these processes may want more than it gives."""
+    pause = CONNECTIONS_CHECK_SECONDS
+    while True:
+        try:
+            room = await connections.room(db)
+        except UnavailableError:
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, CONNECTIONS_CHECK_MAX_SECONDS)
+            continue
+        except Exception:
+            _log.exception("it is not known how many connections the database gives")
+            return
+        needed = processes * settings.connections
+        if room is not None and needed > room.connections:
+            # No reason to refuse: a pool grows with the load, and does without what it is refused.
+            _log.warning(
+                "too few connections: lower DATABASE_POOL_MAX or --workers, or raise the limit",
+                processes=processes,
+                needed=needed,
+                allowed=room.connections,
+                limit=room.limit,
+            )
+        return
 
 
 def _on_signals(ask: Callable[[], None]) -> None:
@@ -319,7 +352,12 @@ async def _tend(workers: int, metrics: str) -> int:
     # The workers hold the reading end: when this process ends, however it does, they see it.
     reading, writing = os.pipe()
     try:
-        tending = [asyncio.create_task(_tend_one(stop, reading, metrics)) for _ in range(workers)]
+        tending = [
+            asyncio.create_task(
+                _tend_one(stop, reading, metrics, ("--workers", str(workers), "--number", str(n)))
+            )
+            for n in range(workers)
+        ]
         try:
             await asyncio.gather(*tending)
         finally:
@@ -331,7 +369,7 @@ async def _tend(workers: int, metrics: str) -> int:
     return EXIT_OK if stop.refusal is None else EXIT_REFUSED
 
 
-async def _tend_one(stop: _Stop, reading: int, metrics: str) -> None:
+async def _tend_one(stop: _Stop, reading: int, metrics: str, arguments: tuple[str, ...]) -> None:
     failures = 0
     stopping = asyncio.create_task(stop.wait())
     try:
@@ -344,6 +382,7 @@ async def _tend_one(stop: _Stop, reading: int, metrics: str) -> None:
                 "serve",
                 "--worker",
                 str(reading),
+                *arguments,
                 pass_fds=(reading,),
                 env={**os.environ, MULTIPROCESS: metrics},
                 # Ctrl-C reaches the parent alone, which forwards it.
