@@ -149,6 +149,11 @@ class Database:
                 _log.info("a pooler is in between: prepared statements are not kept")
                 connection.terminate()
                 return await self._connect_once(*args, **options)
+            if self._pooled and self._statement_cache:
+                _log.warning(
+                    "through a pooler DATABASE_STATEMENT_CACHE has to be 0 or not set,"
+                    " unless it keeps prepared statements"
+                )
         return connection
 
     async def _connect_once(self, *args: Any, **options: Any) -> "_OwnConnection":
