@@ -51,9 +51,10 @@ def _run(args: argparse.Namespace, settings: Settings) -> int:
 
             if args.worker is None and args.workers > 1:
                 return server.serve_workers(settings, args.workers)
-            # One of several speaks for all of them.
-            tells_of = args.workers if args.number == 0 else None
-            return server.serve(settings, parent_fd=args.worker, tells_of=tells_of)
+            worker = None
+            if args.worker is not None:
+                worker = server.Worker(args.number, args.workers, args.worker)
+            return server.serve(settings, worker)
         case "migrate":
             from service import migrate
 

@@ -149,7 +149,7 @@ async def test_workers_that_fit_by_default_say_nothing(tmp_path: Path, database:
     async with serving(tmp_path, "--workers", "4", env=env_of(database)) as served:
         await served.listening()
         await until(lambda: served.written.count('"event":"serving"') == 4)
-        assert {"--workers 4" in command for command in pools(served)} == {True}
+        assert {"--workers=4" in command for command in pools(served)} == {True}
         served.process.terminate()
         assert await served.ended() == 0
     assert told(served) == []
