@@ -7,6 +7,7 @@ tasks, then the pool closes, and the exit status is 0.
 import asyncio
 import contextlib
 import functools
+import gc
 import os
 import signal
 import socket
@@ -14,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Final
 
 import structlog
@@ -26,9 +28,9 @@ from service.db import Database
 from service.errors import UnavailableError, bad_request, internal_error
 from service.ids import uuid7
 from service.keys import DB
-from service.metrics import MULTIPROCESS
+from service.metrics import MULTIPROCESS, count_as
 from service.middleware import tell
-from service.queries import login
+from service.queries import connections, login
 from service.settings import Settings
 
 HOST: Final = "0.0.0.0"  # noqa: S104 - every IPv4 address: containers and proxies reach it there
@@ -43,6 +45,8 @@ UNREAD_SECONDS: Final = 60.0
 """For a client to take more of an answer; Linux alone can tell (TCP_USER_TIMEOUT)."""
 WORKER_STOP_SECONDS: Final = DRAIN_SECONDS + 15
 LOGIN_CHECK_SECONDS: Final = 1.0
+CONNECTIONS_CHECK_SECONDS: Final = 1.0
+CONNECTIONS_CHECK_MAX_SECONDS: Final = 30.0
 RESPAWN_MAX_SECONDS: Final = 30.0
 RESPAWN_CALM_SECONDS: Final = 60.0
 """A worker that lived this long is replaced at once."""
@@ -187,19 +191,29 @@ class _Stop:
         await self._event.wait()
 
 
-def serve(settings: Settings, *, parent_fd: int | None = None) -> int:
-    """Serve in this process until a signal; the exit status.
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """One of several processes that share the port."""
 
-    `parent_fd`: this is a worker, and that descriptor ends when its parent does.
-    """
-    refusal = asyncio.run(_serve(settings, parent_fd))
+    number: int
+    """Its place among them, from 0; whoever replaces it takes the same."""
+    workers: int
+    parent_fd: int
+    """That descriptor ends when the parent does."""
+
+
+def serve(settings: Settings, worker: Worker | None = None) -> int:
+    """Serve in this process until a signal; the exit status."""
+    if worker is not None:
+        count_as(worker.number)
+    refusal = asyncio.run(_serve(settings, worker))
     if refusal is None:
         return EXIT_OK
     sys.stderr.write(f"mana-credits: {refusal}\n")
-    return EXIT_REFUSED if parent_fd is None else EXIT_WORKER_REFUSED
+    return EXIT_REFUSED if worker is None else EXIT_WORKER_REFUSED
 
 
-async def _serve(settings: Settings, parent_fd: int | None) -> str | None:
+async def _serve(settings: Settings, worker: Worker | None) -> str | None:
     stop = _Stop()
     _on_signals(stop.ask)
     drain = _Drain()
@@ -214,17 +228,23 @@ async def _serve(settings: Settings, parent_fd: int | None) -> str | None:
     )
     await runner.setup()
     closing = contextlib.AsyncExitStack()
-    checking: asyncio.Task[None] | None = None
+    checking: list[asyncio.Task[None]] = []
     try:
-        if parent_fd is not None:
-            _on_end(parent_fd, stop.ask)
+        if worker is not None:
+            _on_end(worker.parent_fd, stop.ask)
         if settings.production:
             # Once before anything is served; where the database is away, as soon as it comes.
             if not await _check_login(runner.app[DB], stop):
-                checking = asyncio.create_task(_check_login_later(runner.app[DB], stop))
+                checking.append(asyncio.create_task(_check_login_later(runner.app[DB], stop)))
             if stop.refusal is not None:
                 return stop.refusal
-        shared = parent_fd is not None
+        if worker is None or worker.number == 0:
+            # One speaks for all of them.
+            processes = 1 if worker is None else worker.workers
+            checking.append(
+                asyncio.create_task(_check_connections(runner.app[DB], settings, processes))
+            )
+        shared = worker is not None
         try:
             await web.TCPSite(runner, HOST, settings.port, reuse_port=shared).start()
         except OSError as error:
@@ -238,14 +258,18 @@ async def _serve(settings: Settings, parent_fd: int | None) -> str | None:
                 await web.TCPSite(metrics, HOST, settings.metrics_port, reuse_port=shared).start()
             except OSError as error:
                 return _port_refused("METRICS_PORT", settings.metrics_port, error)
+        # What was made until now stays: to look through it for garbage, again and again, would hold
+        # up the loop for some 40 ms each time.
+        gc.collect()
+        gc.freeze()
         _log.info("serving", port=settings.port)
         await stop.wait()
         _log.info("stopping")
     finally:
-        if checking is not None:
-            checking.cancel()
+        for task in checking:
+            task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await checking
+                await task
         for site in list(runner.sites):
             await site.stop()
         await drain.end()
@@ -276,6 +300,32 @@ async def _check_login_later(db: Database, stop: _Stop) -> None:
         await asyncio.sleep(LOGIN_CHECK_SECONDS)
         if await _check_login(db, stop):
             return
+
+
+async def _check_connections(db: Database, settings: Settings, processes: int) -> None:
+    """Once the database is there, say when these processes may want more than it gives."""
+    pause = CONNECTIONS_CHECK_SECONDS
+    while True:
+        try:
+            room = await connections.room(db)
+        except UnavailableError:
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, CONNECTIONS_CHECK_MAX_SECONDS)
+            continue
+        except Exception:
+            _log.exception("it is not known how many connections the database gives")
+            return
+        needed = processes * settings.connections
+        if room is not None and needed > room.connections:
+            # No reason to refuse: a pool grows with the load, and does without what it is refused.
+            _log.warning(
+                "too few connections: lower DATABASE_POOL_MAX or --workers, or raise the limit",
+                processes=processes,
+                needed=needed,
+                allowed=room.connections,
+                limit=room.limit,
+            )
+        return
 
 
 def _on_signals(ask: Callable[[], None]) -> None:
@@ -319,7 +369,12 @@ async def _tend(workers: int, metrics: str) -> int:
     # The workers hold the reading end: when this process ends, however it does, they see it.
     reading, writing = os.pipe()
     try:
-        tending = [asyncio.create_task(_tend_one(stop, reading, metrics)) for _ in range(workers)]
+        tending = [
+            asyncio.create_task(
+                _tend_one(stop, Worker(number, workers, reading), metrics),
+            )
+            for number in range(workers)
+        ]
         try:
             await asyncio.gather(*tending)
         finally:
@@ -331,7 +386,7 @@ async def _tend(workers: int, metrics: str) -> int:
     return EXIT_OK if stop.refusal is None else EXIT_REFUSED
 
 
-async def _tend_one(stop: _Stop, reading: int, metrics: str) -> None:
+async def _tend_one(stop: _Stop, place: Worker, metrics: str) -> None:
     failures = 0
     stopping = asyncio.create_task(stop.wait())
     try:
@@ -342,15 +397,16 @@ async def _tend_one(stop: _Stop, reading: int, metrics: str) -> None:
                 "-m",
                 "service",
                 "serve",
-                "--worker",
-                str(reading),
-                pass_fds=(reading,),
+                f"--worker={place.parent_fd}",
+                f"--number={place.number}",
+                f"--workers={place.workers}",
+                pass_fds=(place.parent_fd,),
                 env={**os.environ, MULTIPROCESS: metrics},
                 # Ctrl-C reaches the parent alone, which forwards it.
                 start_new_session=True,
             )
             ended = asyncio.create_task(worker.wait())
-            ended.add_done_callback(functools.partial(_forget_gauges, metrics, worker.pid))
+            ended.add_done_callback(functools.partial(_forget_gauges, metrics, place.number))
             await asyncio.wait((ended, stopping), return_when=asyncio.FIRST_COMPLETED)
             if not ended.done():
                 await _stop_worker(worker)
@@ -367,9 +423,9 @@ async def _tend_one(stop: _Stop, reading: int, metrics: str) -> None:
         stopping.cancel()
 
 
-def _forget_gauges(metrics: str, pid: int, _ended: object) -> None:
+def _forget_gauges(metrics: str, number: int, _ended: object) -> None:
     """What a worker had open goes with it; what it has counted stays."""
-    mark_process_dead(pid, metrics)  # type: ignore[no-untyped-call]
+    mark_process_dead(number, metrics)  # type: ignore[no-untyped-call]
 
 
 async def _stop_worker(worker: asyncio.subprocess.Process) -> None:

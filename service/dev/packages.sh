@@ -31,6 +31,7 @@ if [ "${1:-}" = test ]; then
     [ -e "$extensions/plpgsql_check.control" ] || add "postgresql-$version-plpgsql-check"
     # A font as well, without which Chromium shows no letter.
     [ -x /usr/bin/chromium-headless-shell ] || add chromium-headless-shell fonts-dejavu-core
+    [ -x /usr/sbin/pgbouncer ] || command -v pgbouncer >/dev/null || add pgbouncer
     command -v node >/dev/null || add nodejs
     command -v npm >/dev/null || add npm
 fi

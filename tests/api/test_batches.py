@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from service import batches
-from service.batches import Batcher, BatchFailedError, Kind, Left, while_wanted
+from service.batches import Batcher, BatchFailedError, Kind, Left, drop_unless
 from service.errors import ApiError, UnavailableError
 from tests.support.waiting import until
 
@@ -270,8 +270,8 @@ class Client:
 
     async def call(self, batcher: Batcher[str, str], call: str) -> "asyncio.Task[str]":
         async def ask() -> str:
-            with while_wanted(lambda: self.there):
-                return await batcher.call(call)
+            drop_unless(lambda: self.there)
+            return await batcher.call(call)
 
         task = asyncio.create_task(ask())
         await settled()
@@ -685,8 +685,8 @@ async def test_in_a_storm_every_call_is_answered_once(seed: int) -> None:
     went: set[str] = set()
 
     async def ask(call: str) -> str:
-        with while_wanted(lambda: whose[call].there):
-            return await batcher.call(call)
+        drop_unless(lambda: whose[call].there)
+        return await batcher.call(call)
 
     for number, call in enumerate(calls):
         whose[call] = dice.choice(clients)
