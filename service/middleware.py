@@ -23,6 +23,7 @@ from service.ids import uuid7_text
 from service.keys import (
     AUTHENTICATOR,
     CALLER,
+    DRAIN,
     METRICS,
     REQUEST_ID,
     REQUEST_LOG,
@@ -96,14 +97,20 @@ async def answer(request: web.Request, handler: Handler) -> web.StreamResponse:
     app = request.app
     # None for a path or method that there is not.
     route = app[ROUTES].get(request.match_info.route)
+    if (drain := app.get(DRAIN)) is not None:
+        drain.enter()
     status = 499  # as long as there is no answer, because the client left or the service stops
     try:
         response = await _serve(request, route, handler)
         response.headers["X-Request-Id"] = request_id
         _allow_origins(request, response)
         status = response.status
+        if drain is not None:
+            drain.answered(response)
         return response
     finally:
+        if drain is not None:
+            drain.leave()
         seconds = time.perf_counter() - started
         method = request.method if request.method in hdrs.METH_ALL else "OTHER"
         # Never the path itself: it holds gift codes and user ids.

@@ -20,14 +20,14 @@ from typing import Any, Final
 
 import structlog
 from aiohttp import web
-from aiohttp.typedefs import Handler, Middleware
 from prometheus_client.multiprocess import mark_process_dead
 
 from service.app import create_app, create_metrics_app
 from service.db import Database
+from service.draining import Drain
 from service.errors import UnavailableError, bad_request, internal_error
 from service.ids import uuid7
-from service.keys import DB
+from service.keys import DB, DRAIN
 from service.metrics import MULTIPROCESS, count_as
 from service.middleware import tell
 from service.queries import connections, login
@@ -133,46 +133,6 @@ class _Runner(web.AppRunner):
         )
 
 
-class _Drain:
-    """The requests in flight, and the end of them.
-
-    aiohttp drops what still arrives on a connection once it shuts down, the rest of a body
-    included. So requests are let end before that, each the last of its connection.
-    """
-
-    def __init__(self) -> None:
-        self._open = 0
-        self._ending = False
-        self._empty = asyncio.Event()
-
-    def middleware(self) -> Middleware:
-        """What counts the requests, outside of every other middleware."""
-
-        @web.middleware
-        async def count(request: web.Request, handler: Handler) -> web.StreamResponse:
-            self._open += 1
-            try:
-                response = await handler(request)
-                if self._ending:
-                    response.force_close()
-                return response
-            finally:
-                self._open -= 1
-                if self._open == 0:
-                    self._empty.set()
-
-        return count
-
-    async def end(self) -> None:
-        """Wait until no request is left, for a bounded time."""
-        self._ending = True
-        if self._open:
-            self._empty.clear()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(DRAIN_SECONDS):
-                    await self._empty.wait()
-
-
 class _Stop:
     """The wish to stop, with the reason when it is not the operator's."""
 
@@ -216,9 +176,8 @@ def serve(settings: Settings, worker: Worker | None = None) -> int:
 async def _serve(settings: Settings, worker: Worker | None) -> str | None:
     stop = _Stop()
     _on_signals(stop.ask)
-    drain = _Drain()
     app = create_app(settings)
-    app.middlewares.insert(0, drain.middleware())
+    drain = app[DRAIN] = Drain(DRAIN_SECONDS)
     runner = _Runner(
         app,
         access_log=None,
