@@ -222,6 +222,8 @@ async def measure(cluster: Cluster, rows: int, only: str, times: int) -> bool:
         with watched() as turns:
             async with TestServer(create_app(settings)) as server:
                 address = str(server.make_url("")).rstrip("/")
+                gc.collect()
+                gc.freeze()  # as `serve` does
                 for asked in requests(settings, key):
                     if only not in asked.name:
                         continue
