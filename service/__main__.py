@@ -47,13 +47,15 @@ def _run(args: argparse.Namespace, settings: Settings) -> int:
 
             return story.main(settings)
         case "serve":
-            from service import server
+            from service import workers
 
-            if args.worker is None and args.workers > 1:
-                return server.serve_workers(settings, args.workers)
             worker = None
             if args.worker is not None:
-                worker = server.Worker(args.number, args.workers, args.worker)
+                worker = workers.Worker(args.number, args.workers, args.worker)
+            elif args.workers > 1:
+                return workers.serve_workers(settings, args.workers)
+            from service import server
+
             return server.serve(settings, worker)
         case "migrate":
             from service import migrate

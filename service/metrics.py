@@ -33,9 +33,9 @@ from service.db import Database
 from service.queries import metrics
 from service.queries.metrics import Figure
 from service.stripe_gateway import EVENT_TYPES
+from service.workers import MULTIPROCESS
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
-MULTIPROCESS: Final = "PROMETHEUS_MULTIPROC_DIR"
 FRESH_SECONDS: Final = 5.0
 """How long what the database said is told again, so that scrapes put no load on it."""
 WATCH_SECONDS: Final = 1.0

@@ -1,8 +1,7 @@
 """Data subject requests: everything that is stored about a user, and the end of it."""
 
-import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import Annotated, Any, Final, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 import msgspec
@@ -15,12 +14,21 @@ from service.api.sync import Interval
 from service.keys import CALLER, DB
 from service.queries import privacy
 from service.queries.privacy import Erasure
-from service.wire import Answer, Auth, Routes, Timestamp, one_of, path_user_id, respond, timestamp
+from service.wire import (
+    PIECE_BYTES,
+    Answer,
+    Auth,
+    Routes,
+    Timestamp,
+    one_of,
+    path_user_id,
+    respond,
+    respond_pieces,
+    timestamp,
+)
 
 routes = Routes()
 
-PIECE_BYTES: Final = 256 * 1024
-"""Of a document that may be tens of megabytes: what is written in one turn of the loop."""
 Origin = Literal["user", "service", "system"]
 
 
@@ -338,15 +346,4 @@ async def erase_user_as_admin(request: web.Request) -> web.Response:
 
 async def _export(request: web.Request) -> web.Response:
     pieces = await privacy.export_user(request.app[DB], path_user_id(request), PIECE_BYTES)
-    return web.Response(
-        body=_written(pieces),
-        headers={"Cache-Control": "no-store", "Content-Length": str(sum(map(len, pieces)))},
-        content_type="application/json",
-    )
-
-
-async def _written(pieces: Sequence[bytes]) -> AsyncIterator[bytes]:
-    for piece in pieces:
-        yield piece
-        # Also where the client takes all of it at once, others get their turn.
-        await asyncio.sleep(0)
+    return respond_pieces(pieces, headers={"Cache-Control": "no-store"})

@@ -14,6 +14,7 @@ from service.db import Database
 from service.dev.ports import free_port
 from service.dev.postgres import Cluster
 from service.settings import Settings
+from service.workers import MULTIPROCESS
 from tests.support.answers import require_error
 from tests.support.calls import (
     call,
@@ -240,7 +241,7 @@ async def healthy(url: str, times: int) -> None:
 def multiprocess_folders(process: Process) -> set[Path]:
     """Where the workers keep their figures."""
     environments = [environment_of(pid) for pid in process.children()]
-    return {Path(each[metrics.MULTIPROCESS]) for each in environments}
+    return {Path(each[MULTIPROCESS]) for each in environments}
 
 
 @pytest.mark.parametrize("workers", [1, 2])

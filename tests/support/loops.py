@@ -4,7 +4,7 @@ It serves in this process's main thread, asks from another one, and tells of eac
 longest turn of the loop, in milliseconds of this thread's own CPU and of the clock. The CPU's are
 the service's; the clock's are also those of whatever else this machine does. A turn beyond the
 bound is told with where it was. `--only TEXT` asks for some alone, `--rows N` is how long one
-user's ledger is.
+user's ledger is. With wrk (a package of Debian's) it asks for some of it under load as well.
 """
 
 import argparse
@@ -13,6 +13,7 @@ import contextlib
 import gc
 import http.client
 import json
+import shutil
 import sys
 import threading
 import time
@@ -37,6 +38,7 @@ from tests.support.databases import Connection, as_settings, connect
 BOUND_SECONDS = 0.050
 LOOK_SECONDS = 0.002
 DATABASE = "loops"
+BESIDE_LOAD = ("/metrics", "/openapi.json", "history of carl", "export of carl", "notices")
 
 
 @dataclass
@@ -211,6 +213,7 @@ async def measure(cluster: Cluster, rows: int, only: str, times: int) -> bool:
     await admin.execute("VACUUM ANALYZE")
     await admin.close()
     well = True
+    wrk = shutil.which("wrk")
     async with TestServer(issuer.create_app(key)) as auth:
         url = str(auth.make_url("")).rstrip("/")
         settings = replace(
@@ -219,6 +222,8 @@ async def measure(cluster: Cluster, rows: int, only: str, times: int) -> bool:
         with watched() as turns:
             async with TestServer(create_app(settings)) as server:
                 address = str(server.make_url("")).rstrip("/")
+                gc.collect()
+                gc.freeze()  # as `serve` does
                 for asked in requests(settings, key):
                     if only not in asked.name:
                         continue
@@ -242,7 +247,35 @@ async def measure(cluster: Cluster, rows: int, only: str, times: int) -> bool:
                     if mark:
                         for each in where[:8]:
                             print(f"    {each}")
+                if wrk is not None and only in "load":
+                    well = await under_load(address, turns, settings, key, wrk) and well
     return well
+
+
+async def under_load(
+    address: str, turns: Turns, settings: Settings, key: SigningKey, wrk: str
+) -> bool:
+    """Ask for what is long while 32 connections read balances, with a garbage collector at work."""
+    turns.reset()
+    header = f"X-Service-Key: {settings.service_keys[0]}"
+    path = f"{address}/api/v1/internal/credits/balance/carl"
+    loading = await asyncio.create_subprocess_exec(
+        *(wrk, "--threads=1", "--connections=32", "--duration=10s", f"--header={header}", path),
+        stdout=asyncio.subprocess.PIPE,
+    )
+    long = [each for each in requests(settings, key) if each.name in BESIDE_LOAD]
+    while loading.returncode is None:
+        for asked in long:
+            await asyncio.to_thread(ask, address, asked)
+        await asyncio.sleep(0.05)
+    told, _ = await loading.communicate()
+    (rate,) = [line.split()[1] for line in told.decode().splitlines() if "Requests/sec" in line]
+    cpu, wall = turns.cpu, turns.wall
+    print(f"{'load':32} cpu {cpu * 1e3:7.1f}  wall {wall * 1e3:7.1f}  {rate} balances a second")
+    if cpu > BOUND_SECONDS:
+        for each in turns.seen[:8]:
+            print(f"    {each}")
+    return cpu <= BOUND_SECONDS
 
 
 def main() -> int:
