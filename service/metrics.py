@@ -195,6 +195,12 @@ _GAUGES: Final[dict[str, tuple[str, str | None, str]]] = {
     "notices_oldest": ("notices_oldest_pending_seconds", None, "Age of the oldest that waits"),
     "purchases_pending": ("purchases_pending", None, "Purchases whose payment is open"),
     "purchases_oldest": ("purchases_oldest_pending_seconds", None, "Age of the oldest of them"),
+    "job_done": (
+        "job_done",
+        "job",
+        "What the runs of a job that go on have done so far, where its total was counted",
+    ),
+    "job_total": ("job_total", "job", "How much these runs had to do when they began"),
     "subscriptions_overdue": (
         "subscriptions_overdue",
         None,
