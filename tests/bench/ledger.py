@@ -5,7 +5,7 @@ without looking at the rest: row 1 grants, row 2 debits (Cloud Sync, where the u
 tenth row gives back what a debit took, and all others debit. Rows are written in the order of their
 time, one row of each user after the other, so that a user's rows lie as far apart as in real life.
 
-Nothing is left out for the sake of speed: every index, constraint and foreign key is there.
+Every index and constraint is there while it is filled.
 """
 
 from collections.abc import Callable

@@ -32,7 +32,10 @@ class Progress:
         """So many more are done."""
         self.done += number
         now = time.monotonic()
-        if now - self._told >= (_TERMINAL_SECONDS if self._terminal else _ELSEWHERE_SECONDS):
+        # The last line is told at the end.
+        if self.done < self._total and now - self._told >= (
+            _TERMINAL_SECONDS if self._terminal else _ELSEWHERE_SECONDS
+        ):
             self._told = now
             self._tell(now)
 
