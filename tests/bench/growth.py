@@ -22,7 +22,7 @@ from tests.bench.__main__ import FOLDER, OUT, commit, stop_on_signals
 from tests.bench.cluster import SETTINGS, connect, durable_cluster, make_database, require_safe
 from tests.bench.figures import Figure, Samples, ratio
 from tests.bench.ledger import Shape
-from tests.bench.machine import describe
+from tests.bench.machine import cpu_seconds, describe
 from tests.bench.pgbench import pgbench
 from tests.bench.progress import Progress
 from tests.bench.report import number, shown, table
@@ -160,7 +160,7 @@ class _Measure:
             url = self.cluster.service_url(grown.name)
             for name, script in (("debit", "debit_any"), ("history", "history")):
                 pace = pgbench(self.cluster, url, script, CLIENTS, self.seconds, users=users)
-                keep(name, pace.rate, p50=pace.p50, p99=pace.p99)
+                keep(name, pace.rate, p50=pace.p50, p99=pace.p99, cpu=pace.cpu)
             with servers.service(self.cluster, grown.name, self.logs, grown.tokens) as server:
                 caller = servers.caller(server, grown.tokens, users)
                 load(caller, "history_any", CONNECTIONS, 1)
@@ -173,12 +173,11 @@ class _Measure:
                         raise RuntimeError(f"{answered.refused} calls were refused")
                     keep(name, answered.rate, p50=answered.p50, p99=answered.p99)
             _let_charges_come_due(db, users)
-            keep("charge", DUE / _timed(lambda: _charge(db)))
+            keep("charge", **_timed(db, DUE, lambda: _charge(db)))
             _let_holds_run_out(db, users)
-            keep("expiry", DUE / _timed(lambda: _expire(db)))
+            keep("expiry", **_timed(db, DUE, lambda: _expire(db)))
             rows = _count(db, "SELECT count(*) FROM credits.transactions")
-            seconds = _timed(lambda: _check(db, grown.name))
-            keep("ledger check", rows / seconds, seconds=seconds)
+            keep("ledger check", **_timed(db, rows, lambda: _check(db, grown.name)))
 
 
 def _let_charges_come_due(db: Any, users: int) -> None:
@@ -247,10 +246,13 @@ def _count(db: Any, query: str) -> int:
     return int(found)
 
 
-def _timed(do: Callable[[], None]) -> float:
-    began = time.monotonic()
+def _timed(db: Any, number: int, do: Callable[[], None]) -> dict[str, float]:
+    """How many of something were done a second, and what the server worked for each (µs)."""
+    pid = db.info.backend_pid
+    began, worked = time.monotonic(), cpu_seconds(pid)
     do()
-    return time.monotonic() - began
+    seconds, worked = time.monotonic() - began, cpu_seconds(pid) - worked
+    return {"rate": number / seconds, "seconds": seconds, "cpu": worked * 1e6 / number}
 
 
 def _made(folder: Path) -> Path:
@@ -270,8 +272,16 @@ def _found(both: Sequence[Grown], samples: Samples, about: Sequence[str]) -> dic
     for name, what in MEASURED.items():
         rates = [samples.figure(grown.name, name, 1, "rate") for grown in both]
         ratios[name] = ratio(rates[1], rates[0])
-        late = [_milliseconds(samples.figure(grown.name, name, 1, "p99")) for grown in both]
-        rows.append([what, shown(rates[0]), shown(rates[1]), _times(ratios[name]), *late])
+        late = [_middle(samples.figure(grown.name, name, 1, "p99")) for grown in both]
+        work = [samples.figure(grown.name, name, 1, "cpu") for grown in both]
+        rows.append(
+            [
+                *(what, shown(rates[0]), shown(rates[1]), _times(ratios[name])),
+                *late,
+                *(_middle(figure) for figure in work),
+                _times(ratio(work[1], work[0])),
+            ]
+        )
     head = ["a second", f"{small.shape.total:,} rows", f"{large.shape.total:,} rows", "ratio"]
     sizes = [
         [name, number(value), number(large.numbers[name]), _times(large.numbers[name] / value)]
@@ -280,7 +290,8 @@ def _found(both: Sequence[Grown], samples: Samples, about: Sequence[str]) -> dic
     ]
     tables = [
         f"{small.shape.users:,} and {large.shape.users:,} users.\n",
-        table([*head, "p99 ms", "p99 ms"], rows),
+        table([*head, "p99 ms", "p99 ms", "CPU µs", "CPU µs", "ratio"], rows),
+        "CPU is what the server worked for one: this hardly depends on what else goes on.\n",
         table(["", *head[1:]], sizes),
     ]
     return {
@@ -293,7 +304,7 @@ def _found(both: Sequence[Grown], samples: Samples, about: Sequence[str]) -> dic
     }
 
 
-def _milliseconds(figure: Figure | None) -> str:
+def _middle(figure: Figure | None) -> str:
     return "" if figure is None else number(figure.median)
 
 

@@ -39,6 +39,12 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / _TICKS
 
 
+def ended_children_seconds(pid: int) -> float:
+    """What those children of a process have used that have ended, and their own children."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[13]) + int(fields[14])) / _TICKS
+
+
 class Busy:
     """How busy a process and the whole machine were since this was made."""
 
@@ -73,11 +79,13 @@ def describe(folder: Path) -> list[str]:
         if line.startswith("model name")
     ]
     total = _kilobytes(Path("/proc/meminfo"))["MemTotal"] / 1024**2
+    load = os.getloadavg()[0]
+    busy = "" if load < 0.5 else ": **something else was running, so that figures scatter**"
     free = shutil.disk_usage(folder).free / 1e9
     return [
         f"{os.cpu_count()} cores ({cpu[0] if cpu else os.uname().machine}), {total:.0f} GiB",
         f"Linux {os.uname().release}; data on {_filesystem(folder)}, {free:.0f} GB free",
-        f"Load average at the start: {os.getloadavg()[0]:.1f}",
+        f"Load average at the start: {load:.1f}{busy}",
     ]
 
 

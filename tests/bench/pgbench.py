@@ -3,6 +3,7 @@
 import re
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Final
 
 from service.dev.postgres import Cluster
 from tests.bench.figures import percentile
+from tests.bench.machine import ended_children_seconds
 
 SQL: Final = Path(__file__).with_name("sql")
 
@@ -26,6 +28,9 @@ class Pace:
     """Transactions a second, the time to connect left out."""
     p50: float
     p99: float
+    cpu: float = 0.0
+    """What the server worked for a transaction, in microseconds: this does not depend on what else
+    the machine is doing, or hardly."""
 
 
 def parse_rate(output: str) -> float:
@@ -61,12 +66,22 @@ def pgbench(
         command += ["--log", f"--log-prefix={folder}/log", f"--define=users={users}"]
         command += [f"--file={SQL / script}.sql"]
         command += [] if rate is None else [f"--rate={rate}"]
+        assert cluster.pid is not None
+        worked = ended_children_seconds(cluster.pid)
         done = subprocess.run([*command, url], capture_output=True, text=True, check=False)
         if done.returncode != 0:
             raise PgbenchError(f"pgbench {script}: {done.stderr.strip()}")
+        # Its connections are gone, so the server has waited for their processes, or is about to.
+        time.sleep(0.1)
+        worked = ended_children_seconds(cluster.pid) - worked
         times: list[float] = []
         for log in Path(folder).glob("log*"):
             with log.open() as lines:
                 times += parse_times(lines)
     times.sort()
-    return Pace(parse_rate(done.stdout), percentile(times, 50), percentile(times, 99))
+    return Pace(
+        parse_rate(done.stdout),
+        percentile(times, 50),
+        percentile(times, 99),
+        worked * 1e6 / max(len(times), 1),
+    )

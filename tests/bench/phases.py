@@ -4,7 +4,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import psycopg
@@ -70,7 +70,7 @@ class Bench:
             refused=found.refused,
             broken=found.broken,
             wrk_cores=found.cpu,
-            server_cores=busy.process(),
+            cpu=busy.process() * 1e6 / found.rate if found.rate else 0.0,
             machine_cores=busy.machine(),
         )
         server.forget_log()
@@ -182,9 +182,7 @@ def on_the_database(bench: Bench, round_: int) -> None:
                 # As superuser, all of them: the bare statement needs the tables.
                 url = bench.cluster.admin_url(name)
                 pace = pgbench(bench.cluster, url, script, clients, bench.plan.seconds, users=USERS)
-                bench.samples.add(
-                    "sql", script, clients, round_, rate=pace.rate, p50=pace.p50, p99=pace.p99
-                )
+                bench.samples.add("sql", script, clients, round_, **asdict(pace))
                 bench.progress.add(1)
 
 
@@ -239,15 +237,7 @@ def meanwhile(bench: Bench) -> None:
                         users=due,
                         rate=DEBITS_A_SECOND,
                     )
-                    bench.samples.add(
-                        subject,
-                        "sql",
-                        FLOOR_CLIENTS,
-                        round_,
-                        rate=pace.rate,
-                        p50=pace.p50,
-                        p99=pace.p99,
-                    )
+                    bench.samples.add(subject, "sql", FLOOR_CLIENTS, round_, **asdict(pace))
                     bench.progress.add(1)
 
 

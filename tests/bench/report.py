@@ -132,15 +132,21 @@ def _targets(found: Sequence[Target]) -> str:
 
 
 def _rates(samples: Samples) -> str:
-    parts = ["## Over HTTP", ""]
+    parts = [
+        "## Over HTTP",
+        "",
+        "CPU is what the process that serves worked for a call, the database's work left out: this "
+        "hardly depends on what else the machine is doing.",
+        "",
+    ]
     for connections in CONNECTIONS:
         bottom = floor(samples, connections, "rate")
         rows = []
         lines = [("service", s) for s in SCENARIOS] + [("alone", s) for s in SCENARIOS]
         for subject, scenario in lines:
-            rate, p50, p99 = (
+            rate, p50, p99, cpu = (
                 samples.figure(subject, scenario, connections, name)
-                for name in ("rate", "p50", "p99")
+                for name in ("rate", "p50", "p99", "cpu")
             )
             if rate is None:
                 continue
@@ -152,17 +158,16 @@ def _rates(samples: Samples) -> str:
                     shown(rate),
                     shown(p50),
                     shown(p99),
+                    shown(cpu),
                     _times(ratio(rate, bottom)),
                     _times(ratio(rate, alone)) if subject == "service" else "",
                 ]
             )
         if bottom is not None:
             best = samples.best("pools", connections)
-            p50, p99 = (floor(samples, connections, name) for name in ("p50", "p99"))
-            rows.append(
-                [f"floor: `SELECT 1`, {best}", shown(bottom), shown(p50), shown(p99), "1.00", ""]
-            )
-        head = ["call", "a second", "p50 ms", "p99 ms", "/ floor", "/ alone"]
+            others = [shown(floor(samples, connections, n)) for n in ("p50", "p99", "cpu")]
+            rows.append([f"floor: `SELECT 1`, {best}", shown(bottom), *others, "1.00", ""])
+        head = ["call", "a second", "p50 ms", "p99 ms", "CPU µs", "/ floor", "/ alone"]
         parts += [f"### {_many(connections)}", "", table(head, rows)]
     return "\n".join(parts)
 
@@ -208,13 +213,12 @@ def _database(samples: Samples) -> str:
     for clients in (1, 8):
         bare = samples.figure("sql", "bare_debit", clients, "rate")
         for script, what in names.items():
-            rate, p50, p99 = (
-                samples.figure("sql", script, clients, name) for name in ("rate", "p50", "p99")
-            )
-            rows.append(
-                [what, str(clients), shown(rate), shown(p50), shown(p99), _times(ratio(rate, bare))]
-            )
-    head = ["on the database", "clients", "a second", "p50 ms", "p99 ms", "/ bare"]
+            rate = samples.figure("sql", script, clients, "rate")
+            others = [
+                shown(samples.figure("sql", script, clients, n)) for n in ("p50", "p99", "cpu")
+            ]
+            rows.append([what, str(clients), shown(rate), *others, _times(ratio(rate, bare))])
+    head = ["on the database", "clients", "a second", "p50 ms", "p99 ms", "CPU µs", "/ bare"]
     return "\n".join(["## On the database, by pgbench", "", table(head, rows)])
 
 

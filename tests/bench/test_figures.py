@@ -77,9 +77,11 @@ def test_targets_hold_at_their_bound() -> None:
 
 
 def test_growth_is_read_from_its_own_run() -> None:
-    found = targets(a_run(), {"ratios": {"debit": 0.9}})
+    found = targets(a_run(), {"ratios": {"debit": 0.9}, "rows": [1_000_000, 10_000_000]})
     assert find(found, "debits on the database").held is True
     assert find(found, "history on the database").held is None
+    smaller = targets(a_run(), {"ratios": {"debit": 0.9}, "rows": [1_000_000, 2_000_000]})
+    assert find(smaller, "debits on the database").held is None
 
 
 def test_the_worst_round_counts_for_memory_and_the_loop() -> None:
