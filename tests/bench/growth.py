@@ -291,7 +291,7 @@ def _found(both: Sequence[Grown], samples: Samples, about: Sequence[str]) -> dic
     tables = [
         f"{small.shape.users:,} and {large.shape.users:,} users.\n",
         table([*head, "p99 ms", "p99 ms", "CPU µs", "CPU µs", "ratio"], rows),
-        "CPU is what the server worked for one: this hardly depends on what else goes on.\n",
+        "CPU is what the server worked for one: this depends less on what else goes on.\n",
         table(["", *head[1:]], sizes),
     ]
     return {

@@ -34,9 +34,10 @@ def _kilobytes(path: Path) -> dict[str, int]:
 
 
 def cpu_seconds(pid: int) -> float:
-    """What a process has used of any core so far."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / _TICKS
+    """What the threads of a process have used of any core so far."""
+    # Nanoseconds, where /proc/PID/stat counts in hundredths of a second.
+    threads = Path(f"/proc/{pid}/task").glob("*/schedstat")
+    return sum(int(thread.read_text().split()[0]) for thread in threads) / 1e9
 
 
 def ended_children_seconds(pid: int) -> float:

@@ -29,8 +29,8 @@ class Pace:
     p50: float
     p99: float
     cpu: float = 0.0
-    """What the server worked for a transaction, in microseconds: this does not depend on what else
-    the machine is doing, or hardly."""
+    """What the server worked for a transaction, in microseconds: this depends less on what else
+    the machine is doing."""
 
 
 def parse_rate(output: str) -> float:

@@ -136,7 +136,7 @@ def _rates(samples: Samples) -> str:
         "## Over HTTP",
         "",
         "CPU is what the process that serves worked for a call, the database's work left out: this "
-        "hardly depends on what else the machine is doing.",
+        "depends less on what else the machine is doing.",
         "",
     ]
     for connections in CONNECTIONS:

@@ -75,6 +75,8 @@ def _serving(
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+        if process.stdin is not None:
+            process.stdin.close()
 
 
 @dataclass(frozen=True, slots=True)
