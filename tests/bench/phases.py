@@ -168,7 +168,8 @@ def _watch(bench: Bench, round_: int) -> None:
         "loop",
         0,
         round_,
-        longest=told["longest"],
+        late=told["late"],
+        held=told["held"],
         worked=told["worked"],
         collected=told["collected"],
     )

@@ -264,14 +264,14 @@ def _process(samples: Samples) -> str:
         "",
         table(["after the load", "peak MB", "resident MB", "PSS MB", "connections"], rows),
     ]
-    longest, worked, collected = (
+    held, late, worked, collected = (
         shown(samples.figure("service", "loop", 0, name))
-        for name in ("longest", "worked", "collected")
+        for name in ("held", "late", "worked", "collected")
     )
     parts += [
-        f"Its event loop, by a timer of 1 ms: at most {longest} ms late; between two ticks its "
-        f"thread worked {worked} ms at most; the longest garbage collection took {collected} ms. "
-        "Late and not worked is a machine that is busy with something else.",
+        f"Its event loop, by a timer of 1 ms, was held up {held} ms at most, or {late} ms with the "
+        "time for which its thread was ready and got no core. Between two ticks it ran "
+        f"{worked} ms at most; the longest garbage collection took {collected} ms.",
         "",
     ]
     return "\n".join(parts)

@@ -175,11 +175,11 @@ def _process(samples: Samples) -> Iterator[Target]:
         None if peak is None else peak.high,
         at_least=False,
     )
-    loop = samples.figure("service", "loop", 0, "longest")
-    worked = samples.figure("service", "loop", 0, "worked")
+    loop = samples.figure("service", "loop", 0, "held")
+    late = samples.figure("service", "loop", 0, "late")
     note = ""
-    if worked is not None:
-        note = f"of the time between two ticks its thread worked {worked.high:.0f} ms at most"
+    if late is not None:
+        note = f"{late.high:.0f} ms with the waiting for a core"
     yield Target(
         "the event loop's longest block (ms)",
         LOOP_MS,

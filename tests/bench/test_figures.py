@@ -86,9 +86,9 @@ def test_growth_is_read_from_its_own_run() -> None:
 
 def test_the_worst_round_counts_for_memory_and_the_loop() -> None:
     samples = Samples()
-    for round_, (peak, longest) in enumerate(((70, 20), (81, 51), (70, 20))):
+    for round_, (peak, held) in enumerate(((70, 20), (81, 51), (70, 20))):
         samples.add("service", "process", 0, round_, peak=peak, rss=peak, pss=50, pool=10)
-        samples.add("service", "loop", 0, round_, longest=longest, worked=9, collected=1)
+        samples.add("service", "loop", 0, round_, held=held, late=99, worked=9, collected=1)
     found = targets(samples)
     assert find(found, "memory").held is False
     assert find(found, "event loop").held is False
@@ -139,10 +139,11 @@ def test_a_plan_knows_how_many_measurements_it_has() -> None:
 def test_a_watch_keeps_the_latest_ticks() -> None:
     watch = Watch()
     for late in range(20):
-        watch.note(late / 1000, late / 2000)
+        watch.note(late / 1000, worked=late / 2000, waited=0.005)
     told = watch.told()
     assert told["ticks"] == 20
-    assert told["longest"] == pytest.approx(19)
+    assert told["late"] == pytest.approx(19)
+    assert told["held"] == pytest.approx(14)
     assert told["worked"] == pytest.approx(9.5)
     assert [round(one["late"]) for one in told["worst"]] == list(range(19, 9, -1))
 

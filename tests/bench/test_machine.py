@@ -10,6 +10,7 @@ from service.dev.postgres import Cluster
 from tests.bench import servers
 from tests.bench.cluster import require_safe
 from tests.bench.machine import Busy, cpu_seconds, describe, memory
+from tests.support.databases import Clone
 from tests.support.processes import lives
 
 
@@ -52,6 +53,20 @@ def test_the_floor_serves_and_is_gone(cluster: Cluster, tmp_path: Path) -> None:
         for path in ("nothing", "one/1", "one/2"):
             assert _get(floor.port, path) == b'{"one":1}'
     assert not lives(floor.pid)
+
+
+def test_a_watched_service_tells_how_long_its_loop_was_held_up(
+    cluster: Cluster, database: Clone, tmp_path: Path
+) -> None:
+    file = tmp_path / "watched.json"
+    with (
+        servers.tokens(tmp_path, []) as signed,
+        servers.service(cluster, database.name, tmp_path, signed, watch=file) as server,
+    ):
+        assert b"ok" in _get(server.port, "health")
+    told = servers.watched(file)
+    assert told["ticks"] > 0
+    assert 0 <= told["held"] <= told["late"]
 
 
 def test_a_server_that_does_not_start_says_why(cluster: Cluster, tmp_path: Path) -> None:
