@@ -19,9 +19,11 @@ def test_a_process_has_memory_and_has_worked() -> None:
     assert 1 < taken.pss <= taken.rss <= taken.peak < 10_000
     busy = Busy(os.getpid())
     before = cpu_seconds(os.getpid())
-    sum(range(1_000_000))
-    assert cpu_seconds(os.getpid()) > before > 0
-    assert 0 < busy.process() <= os.cpu_count() * 1.1  # type: ignore[operator]
+    while cpu_seconds(os.getpid()) == before:  # the kernel adds it up now and then
+        sum(range(1_000))
+    assert before > 0
+    assert busy.process() > 0
+    assert busy.machine() >= 0
 
 
 def test_the_machine_can_be_described() -> None:
