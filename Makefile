@@ -13,11 +13,11 @@ MODULES := 'service/web/**/*.js' 'tests/web/**/*.js'
 comma := ,
 SHELL_FILES := .ci/run service/dev/packages.sh
 
-.PHONY: help run demo test lint format screenshots clean
+.PHONY: help run demo test lint format screenshots bench bench-quick clean
 .DEFAULT_GOAL := help
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):[^#]*## /  \1\t/p' Makefile | expand -t 14
+	@sed -n 's/^\([a-z-]*\):[^#]*## /  \1\t/p' Makefile | expand -t 14
 
 run: $(TO_RUN) ## the whole system on this machine, until Ctrl-C (PORT=3061)
 	@service/dev/packages.sh
@@ -51,6 +51,14 @@ format: $(TO_TEST) $(TO_CHECK) ## put the Python and JavaScript files in shape
 screenshots: $(TO_TEST) ## every page in both widths and themes, into build/screenshots
 	@service/dev/packages.sh test
 	$(BIN)/python -m tests.web.screenshots build/screenshots
+
+bench: $(TO_TEST) ## how fast it is, with floors, into build/bench/report.md (about 45 minutes)
+	@service/dev/packages.sh bench
+	@exec $(BIN)/python -m tests.bench
+
+bench-quick: $(TO_TEST) ## the same in about a minute
+	@service/dev/packages.sh bench
+	@exec $(BIN)/python -m tests.bench --quick
 
 clean: ## remove what can be made again; the data in .local stay
 	rm -rf $(VENV) $(NODE) .mypy_cache .ruff_cache .import_linter_cache .pytest_cache build dist *.egg-info

@@ -66,4 +66,13 @@ SELECT to_regclass('credits.job_runs') IS NULL AS nothing
         LIMIT 1
     ) AS r ON true
     ORDER BY j.job;
+
+    SELECT to_regclass('credits.job_progress') IS NOT NULL AS tells_progress
+    \gset
+    \if :tells_progress
+        \echo Under way:
+        SELECT job, started_at, done, total, batches, per_second, expected_end, did, last_batch_at
+        FROM credits.job_progress
+        ORDER BY started_at;
+    \endif
 \endif

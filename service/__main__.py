@@ -20,7 +20,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; its exit status. A wrong setting is one line and status 2."""
     args = _parser().parse_args(argv)
     try:
-        settings = Settings.from_env(_environment(os.environ, development=_is_for_newcomers(args)))
+        settings = Settings.from_env(
+            _environment(os.environ, development=_is_for_newcomers(args)),
+            workers=getattr(args, "workers", 1),
+        )
         # The doctor's report says what went wrong; warnings beside it would say it twice.
         quiet = args.command == "check"
         logs.configure(replace(settings, log_level="error") if quiet else settings, once=True)
@@ -44,11 +47,16 @@ def _run(args: argparse.Namespace, settings: Settings) -> int:
 
             return story.main(settings)
         case "serve":
+            from service import workers
+
+            worker = None
+            if args.worker is not None:
+                worker = workers.Worker(args.number, args.workers, args.worker)
+            elif args.workers > 1:
+                return workers.serve_workers(settings, args.workers)
             from service import server
 
-            if args.worker is None and args.workers > 1:
-                return server.serve_workers(settings, args.workers)
-            return server.serve(settings, parent_fd=args.worker)
+            return server.serve(settings, worker)
         case "migrate":
             from service import migrate
 
@@ -58,7 +66,7 @@ def _run(args: argparse.Namespace, settings: Settings) -> int:
         case "check":
             from service import doctor
 
-            return doctor.main(settings)
+            return doctor.main(settings, workers=args.workers)
     raise AssertionError(f"unknown command {args.command}")
 
 
@@ -80,10 +88,18 @@ def _parser() -> argparse.ArgumentParser:
         "--workers", type=_worker_count, default=1, metavar="N", help="processes sharing the port"
     )
     serve.add_argument("--worker", type=int, metavar="FD", help=argparse.SUPPRESS)
+    serve.add_argument("--number", type=int, default=0, metavar="K", help=argparse.SUPPRESS)
     migrate = commands.add_parser("migrate", help="migrations, functions, privileges")
     migrate.add_argument("--check", action="store_true", help="only report what differs")
     cron.add_arguments(commands.add_parser("cron", help="the jobs in pg_cron"))
-    commands.add_parser("check", help="a doctor: what works and what does not")
+    check = commands.add_parser("check", help="a doctor: what works and what does not")
+    check.add_argument(
+        "--workers",
+        type=_worker_count,
+        default=1,
+        metavar="N",
+        help="how many processes are to be served with, on all machines",
+    )
     return parser
 
 

@@ -19,9 +19,10 @@ from service.api import (
 )
 from service.auth import Authenticator, KeySet
 from service.db import Database
-from service.keys import AUTHENTICATOR, DB, METRICS, PAGES, SETTINGS, STRIPE
+from service.keys import AUTHENTICATOR, DB, METRICS, PAGES, REQUEST_LOG, SETTINGS, STRIPE
+from service.logs import RequestLog, write_request
 from service.metrics import Metrics
-from service.middleware import MIDDLEWARES, add_routes, declared_routes, measure
+from service.middleware import MIDDLEWARES, add_routes, declared_routes
 from service.notices import Sender
 from service.pages import make_pages
 from service.reconcile import Reconciler
@@ -32,8 +33,9 @@ from service.wire import BODY_MAX_BYTES
 
 def create_app(settings: Settings) -> web.Application:
     """The whole service; it starts without a database, and serves once there is one."""
-    app = web.Application(middlewares=(measure, *MIDDLEWARES), client_max_size=BODY_MAX_BYTES)
+    app = web.Application(middlewares=MIDDLEWARES, client_max_size=BODY_MAX_BYTES)
     app[SETTINGS] = settings
+    app[REQUEST_LOG] = RequestLog.to_stderr(settings) if settings.production else write_request
     add_routes(
         app,
         health.routes,

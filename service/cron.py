@@ -11,8 +11,6 @@ import subprocess
 import sys
 from collections.abc import Mapping
 
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
-
 from service.paths import CRON
 from service.settings import Settings
 
@@ -117,6 +115,9 @@ def _psql(
     program = shutil.which("psql")
     if program is None:
         raise CronError("psql is not installed: Debian has it in the package postgresql-client")
+    # Here, because the command line imports this for its arguments alone, also where it serves.
+    from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
     parameters = conninfo_to_dict(settings.require_admin_database_url())
     variables = {"app_database": str(parameters.get("dbname") or ""), **variables}
     if not variables["app_database"]:

@@ -14,6 +14,7 @@ import functools
 import json
 import random
 import time
+import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
@@ -26,6 +27,8 @@ from service.errors import ApiError, OutcomeUnknownError, UnavailableError, from
 
 APPLICATION_NAME: Final = "mana-credits"
 
+STATEMENT_CACHE: Final = 100
+"""Prepared statements that a connection keeps, where none of another number was chosen."""
 CONNECT_SECONDS: Final = 3.0
 """To open one connection; below mana-sync's patience of 5 s."""
 ACQUIRE_SECONDS: Final = 4.0
@@ -45,6 +48,8 @@ BACKOFF_MAX_SECONDS: Final = 0.5
 _CONFLICTS: Final = frozenset({"40001", "40P01", "55P03"})
 _REFUSED: Final = frozenset({"57014", "25006"})
 """The statement was rolled back: cancelled, or sent to a server that became a standby."""
+_FORGOTTEN: Final = frozenset({"26000", "42P05"})
+"""A statement that was prepared is not there, or another one of its name: nothing was done."""
 _BROKEN: Final = frozenset({"57P01", "57P02", "57P03", "57P05"})
 
 
@@ -54,7 +59,8 @@ if TYPE_CHECKING:
     from asyncpg.pool import PoolConnectionProxy
 
     _Connection = PoolConnectionProxy[Record]
-    _NewConnection = asyncpg.Connection[Record] | _Connection
+    _OwnConnection = asyncpg.Connection[Record]
+    _NewConnection = _OwnConnection | _Connection
 
 _T = TypeVar("_T")
 _C = TypeVar("_C")
@@ -95,12 +101,16 @@ class Database:
         dsn: str,
         *,
         pool_max: int = 10,
-        statement_cache: int = 100,
+        statement_cache: int | None = None,
         batch_min: int = 2,
         batch_max: int = SIZE_MAX,
         database: str | None = None,
     ) -> None:
         """`database` is another database of the same server than the one that `dsn` names.
+
+        `statement_cache`: prepared statements that a connection keeps. Without a number they are
+        STATEMENT_CACHE, and none behind a pooler: that may let others use the connection between
+        two calls, where theirs have the same names.
 
         From `batch_min` waiting calls on, up to `batch_max` go as one statement; with a `batch_max`
         of 1 each call is a statement of its own, and none waits for another.
@@ -114,6 +124,7 @@ class Database:
         self._batchers: dict[str, Batcher[Any, Any]] = {}
         self._batch_sent: Callable[[str, int], None] | None = None
         self._pool: asyncpg.Pool[Record] | None = None
+        self._pooled: bool | None = None
         self._releases: set[asyncio.Task[None]] = set()
 
     async def open(self) -> None:
@@ -126,13 +137,44 @@ class Database:
             max_size=self._pool_max,
             timeout=CONNECT_SECONDS,
             command_timeout=COMMAND_SECONDS,
-            statement_cache_size=self._statement_cache,
+            connect=self._connect,
             server_settings={"application_name": APPLICATION_NAME},
             init=set_json_codecs,
             # The service sets nothing on a connection, so there is nothing to reset,
             # and each call is spared a round trip.
             reset=_reset_nothing,
         )
+
+    @property
+    def pooled(self) -> bool | None:
+        """Whether a pooler is between us and the database; None before the first connection."""
+        return self._pooled
+
+    async def _connect(self, *args: Any, **options: Any) -> "_OwnConnection":
+        connection = await self._connect_once(*args, **options)
+        if self._pooled is None:
+            try:
+                self._pooled = await _is_pooled(connection)
+            except BaseException:
+                connection.terminate()
+                raise
+            if self._pooled and self._statement_cache is None:
+                _log.info("a pooler is in between: prepared statements are not kept")
+                connection.terminate()
+                return await self._connect_once(*args, **options)
+            if self._pooled and self._statement_cache:
+                _log.warning(
+                    "through a pooler DATABASE_STATEMENT_CACHE has to be 0 or not set,"
+                    " unless it keeps prepared statements"
+                )
+        return connection
+
+    async def _connect_once(self, *args: Any, **options: Any) -> "_OwnConnection":
+        cache = self._statement_cache
+        if cache is None:
+            cache = 0 if self._pooled else STATEMENT_CACHE
+        made: _OwnConnection = await asyncpg.connect(*args, statement_cache_size=cache, **options)
+        return made
 
     async def close(self, seconds: float = 5.0) -> None:
         """Close every connection; those still in use after `seconds` are cut."""
@@ -319,6 +361,7 @@ class Database:
             asyncpg.InterfaceError,
             asyncpg.InternalClientError,
         ) as error:
+            _tell_if_forgotten(error)
             raise _NotSentError from error
         try:
             yield connection
@@ -405,11 +448,22 @@ def _sorted(error: asyncpg.PostgresError) -> Exception | None:
     state = error.sqlstate or ""
     if state in _CONFLICTS:
         return _ConflictError()
+    if state in _FORGOTTEN:
+        _tell_if_forgotten(error)
+        return _RefusedError()
     if state in _REFUSED or state.startswith("53"):
         return _RefusedError()
     if state in _BROKEN or state.startswith("08"):
         return _LostError()
     return from_postgres(error)
+
+
+def _tell_if_forgotten(error: BaseException) -> None:
+    if getattr(error, "sqlstate", None) in _FORGOTTEN:
+        _log.error(
+            "a pooler loses prepared statements: DATABASE_STATEMENT_CACHE has to be 0 or not set",
+            cause=_cause(error),
+        )
 
 
 def _unavailable(error: Exception) -> ApiError:
@@ -432,6 +486,50 @@ def _backoff(attempt: int) -> float:
     """Seconds before the next attempt: doubling, with full jitter, so that callers spread out."""
     ceiling = min(BACKOFF_SECONDS * 2**attempt, BACKOFF_MAX_SECONDS)
     return random.uniform(ceiling / 4, ceiling)  # noqa: S311 - not a secret
+
+
+async def _is_pooled(connection: "_NewConnection") -> bool:
+    """Whether another process does the work than the one that was named for cancelling it.
+
+    PostgreSQL names the connection's own. A pooler has to make one up, since it will be several.
+    """
+    # Without a name the statement stays behind nowhere.
+    asked = await connection.prepare(
+        "SELECT pg_catalog.pg_backend_pid()", name="", timeout=CONNECT_SECONDS
+    )
+    pid: int = await asked.fetchval(timeout=CONNECT_SECONDS)
+    return pid != connection.get_server_pid()
+
+
+async def loses_statements(dsn: str) -> bool:
+    """Whether two connections to a pooler were seen to share one, and what was prepared on it.
+
+    False proves nothing: a busy pooler may have given them two. Raises what asyncpg raises.
+    """
+    name = f"mana_credits_{uuid.uuid4().hex}"
+    callers: list[_OwnConnection] = []
+    try:
+        for _ in range(2):
+            caller = await asyncpg.connect(
+                dsn,
+                timeout=CONNECT_SECONDS,
+                command_timeout=COMMAND_SECONDS,
+                statement_cache_size=0,
+                server_settings={"application_name": APPLICATION_NAME},
+            )
+            callers.append(caller)
+        try:
+            for caller in callers:
+                # Run as well, because a pooler gives a connection back only after that.
+                await (await caller.prepare("SELECT 1", name=name)).fetchval()
+        except asyncpg.DuplicatePreparedStatementError:
+            with contextlib.suppress(asyncpg.PostgresError):
+                await callers[0].execute(f'DEALLOCATE "{name}"')
+            return True
+        return False
+    finally:
+        for caller in callers:
+            caller.terminate()
 
 
 async def set_json_codecs(connection: "_NewConnection") -> None:

@@ -1,6 +1,7 @@
 """`mana-credits check`: what works and what does not, a line each."""
 
 import asyncio
+import functools
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -12,10 +13,10 @@ import aiohttp
 
 from service import migrate
 from service.auth import KeySet
-from service.db import Database
+from service.db import Database, loses_statements
 from service.errors import is_not_migrated
+from service.queries import connections, login
 from service.queries import doctor as queries
-from service.queries import login
 from service.settings import Settings
 from service.stripe_gateway import StripeGateway
 
@@ -35,20 +36,24 @@ class Finding:
     text: str
 
 
-def main(settings: Settings) -> int:
-    """Print the report; the exit status is 1 when anything failed."""
+def main(settings: Settings, *, workers: int = 1) -> int:
+    """Print the report; the exit status is 1 when anything failed.
+
+    `workers`: how many processes there are to be.
+    """
     failed = False
-    for finding in asyncio.run(_examine(settings)):
+    for finding in asyncio.run(_examine(settings, workers)):
         failed = failed or finding.state == "fail"
         sys.stdout.write(f"{finding.state:<5} {finding.what}: {finding.text}\n")
     return 1 if failed else 0
 
 
-async def _examine(settings: Settings) -> list[Finding]:
+async def _examine(settings: Settings, workers: int) -> list[Finding]:
     findings = [Finding("ok", "settings", f"{settings.env}, port {settings.port}")]
     steps: tuple[tuple[str, Callable[[Settings], Awaitable[list[Finding]]]], ...] = (
         ("database", _database),
         ("login", _login),
+        ("connections", functools.partial(_connections, workers=workers)),
         ("migrations", _migrations),
         ("jobs", _jobs),
         ("ledger", _ledger),
@@ -113,6 +118,46 @@ async def _login(settings: Settings) -> list[Finding]:
         text = f"{server.login} does not act as mana_credits_service: run mana-credits migrate"
         return [Finding("fail", "login", text)]
     return [Finding("ok", "login", f"{server.login} acts as {server.role}")]
+
+
+async def _connections(settings: Settings, *, workers: int) -> list[Finding]:
+    async with _connected(settings.database_url) as db:
+        room = await connections.room(db)
+    if room is None:
+        findings = [await _behind_a_pooler(settings)]
+    else:
+        findings = [examine_room(room, settings, workers)]
+    async with _connected(settings.listen_database_url) as db:
+        await queries.server(db)
+    if db.pooled:
+        text = (
+            "LISTEN_DATABASE_URL leads to a pooler: in transaction mode nothing is heard there,"
+            " and notices wait for up to 30 s"
+        )
+        findings.append(Finding("warn", "listening", text))
+    return findings
+
+
+async def _behind_a_pooler(settings: Settings) -> Finding:
+    if not settings.database_statement_cache:
+        text = "through a pooler, whose limits decide how many; prepared statements are not kept"
+        return Finding("ok", "connections", text)
+    name = "DATABASE_STATEMENT_CACHE"
+    if await loses_statements(settings.database_url):
+        text = f"the pooler loses prepared statements: {name} has to be 0 or not set"
+        return Finding("fail", "connections", text)
+    text = f"through a pooler: {name} has to be 0 or not set, unless it keeps prepared statements"
+    return Finding("warn", "connections", text)
+
+
+def examine_room(room: connections.Room, settings: Settings, workers: int) -> Finding:
+    """Whether so many processes get the connections that they may want."""
+    needed = workers * settings.connections
+    processes = "one process" if workers == 1 else f"{workers} processes"
+    text = f"{processes} may want {needed}, and {room.limit} gives {room.connections}"
+    if needed > room.connections:
+        return Finding("fail", "connections", f"{text}: lower DATABASE_POOL_MAX, or raise that")
+    return Finding("ok", "connections", text)
 
 
 async def _migrations(settings: Settings) -> list[Finding]:

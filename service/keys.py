@@ -1,14 +1,15 @@
 """Typed keys of what the application and a request carry."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp import web
 
 if TYPE_CHECKING:
     from service.auth import Authenticator
     from service.db import Database
+    from service.draining import Drain
     from service.metrics import Metrics
     from service.pages import Page
     from service.settings import Settings
@@ -39,8 +40,10 @@ class ServiceCaller:
 SETTINGS: "Final[web.AppKey[Settings]]" = web.AppKey("settings")
 DB: "Final[web.AppKey[Database]]" = web.AppKey("db")
 AUTHENTICATOR: "Final[web.AppKey[Authenticator]]" = web.AppKey("authenticator")
+DRAIN: "Final[web.AppKey[Drain]]" = web.AppKey("drain")
 METRICS: "Final[web.AppKey[Metrics]]" = web.AppKey("metrics")
 PAGES: "Final[web.AppKey[Mapping[str, Page]]]" = web.AppKey("pages")
+REQUEST_LOG: "Final[web.AppKey[Callable[[dict[str, Any]], None]]]" = web.AppKey("request_log")
 STRIPE: "Final[web.AppKey[StripeGateway | None]]" = web.AppKey("stripe")
 """None where Stripe is not configured."""
 

@@ -1,7 +1,8 @@
 """Prometheus metrics: what this process has seen, and what the database says.
 
 With several processes (`serve --workers`) each keeps its figures in files that all of them read,
-so that whichever answers a scrape tells the sum, and a worker that died is still counted.
+so that whichever answers a scrape tells the sum. The files are named by the worker's place: who
+takes the place of one that died goes on with what that has counted, and they stay as many.
 prometheus-client decides that when it is imported, by PROMETHEUS_MULTIPROC_DIR, which the parent
 of the workers sets. What the database says is the same from every process.
 """
@@ -22,6 +23,7 @@ from prometheus_client import (
     Histogram,
     ProcessCollector,
     generate_latest,
+    values,
 )
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector
@@ -31,9 +33,9 @@ from service.db import Database
 from service.queries import metrics
 from service.queries.metrics import Figure
 from service.stripe_gateway import EVENT_TYPES
+from service.workers import MULTIPROCESS
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
-MULTIPROCESS: Final = "PROMETHEUS_MULTIPROC_DIR"
 FRESH_SECONDS: Final = 5.0
 """How long what the database said is told again, so that scrapes put no load on it."""
 WATCH_SECONDS: Final = 1.0
@@ -42,6 +44,12 @@ _SIZES: Final = (2, 4, 8, 16, 32, 64)
 _BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 _log = structlog.get_logger(__name__)
+
+
+def count_as(worker: int) -> None:
+    """Keep the figures of this process in the files of that place; before any Metrics are made."""
+    # The way that prometheus-client describes for servers that number their workers.
+    values.ValueClass = values.MultiProcessValue(process_identifier=lambda: worker)  # type: ignore[no-untyped-call]
 
 
 class Metrics:
@@ -143,7 +151,8 @@ class Metrics:
         registry.register(_Figures(await self._read()))
         if MULTIPROCESS in os.environ:
             _AllProcesses(registry)  # type: ignore[no-untyped-call]
-            return generate_latest(registry)
+            # Every figure of every worker is read from its file, which takes its time.
+            return await asyncio.to_thread(generate_latest, registry)
         return self.counted() + generate_latest(registry)
 
     def counted(self) -> bytes:
@@ -186,6 +195,12 @@ _GAUGES: Final[dict[str, tuple[str, str | None, str]]] = {
     "notices_oldest": ("notices_oldest_pending_seconds", None, "Age of the oldest that waits"),
     "purchases_pending": ("purchases_pending", None, "Purchases whose payment is open"),
     "purchases_oldest": ("purchases_oldest_pending_seconds", None, "Age of the oldest of them"),
+    "job_done": (
+        "job_done",
+        "job",
+        "What the runs of a job that go on have done so far, where its total was counted",
+    ),
+    "job_total": ("job_total", "job", "How much these runs had to do when they began"),
     "subscriptions_overdue": (
         "subscriptions_overdue",
         None,

@@ -23,16 +23,16 @@ from service.ids import uuid7_text
 from service.keys import (
     AUTHENTICATOR,
     CALLER,
+    DRAIN,
     METRICS,
     REQUEST_ID,
+    REQUEST_LOG,
     SERVICE_CALLER,
     SETTINGS,
 )
 from service.limits import require_turn
-from service.wire import BODY_MAX_BYTES, ROUTES, Auth, ErrorAnswer, Limit, Route, Routes
-
-DECLARED: Final = web.AppKey[Mapping[web.AbstractRoute, Auth]]("declared")
-LIMITED: Final = web.AppKey[Mapping[web.AbstractRoute, tuple[Limit, ...]]]("limited")
+from service.logs import write_request
+from service.wire import BODY_MAX_BYTES, ROUTES, Auth, ErrorAnswer, Route, Routes
 
 ALLOWED_METHODS: Final = "GET, POST, DELETE"
 ALLOWED_HEADERS: Final = "Authorization, Content-Type, Idempotency-Key"
@@ -52,13 +52,11 @@ _CODES: Final[Mapping[int, tuple[str, str]]] = MappingProxyType(
     }
 )
 
-_log = structlog.get_logger("service.access")
+_log = structlog.get_logger(__name__)
 
 
 def add_routes(app: web.Application, *tables: Routes) -> None:
     """Register the routes with what they declare. A route added by hand stops the start."""
-    declared: dict[web.AbstractRoute, Auth] = {}
-    limited: dict[web.AbstractRoute, tuple[Limit, ...]] = {}
     routes: dict[web.AbstractRoute, Route] = {}
     for table in tables:
         for route in table:
@@ -66,13 +64,7 @@ def add_routes(app: web.Application, *tables: Routes) -> None:
             methods = ("GET", "HEAD") if route.method == "GET" else (route.method,)
             for method in methods:
                 path = _PLACEHOLDER.sub(r"{\1:[^/]+}", route.path)
-                added = app.router.add_route(method, path, route.handler)
-                declared[added] = route.auth
-                routes[added] = route
-                if route.limits:
-                    limited[added] = route.limits
-    app[DECLARED] = MappingProxyType(declared)
-    app[LIMITED] = MappingProxyType(limited)
+                routes[app.router.add_route(method, path, route.handler)] = route
     app[ROUTES] = MappingProxyType(routes)
     app.on_startup.append(_require_declarations)
 
@@ -84,13 +76,17 @@ def declared_routes(app: web.Application) -> list[Route]:
 
 async def _require_declarations(app: web.Application) -> None:
     for route in app.router.routes():
-        if route not in app[DECLARED]:
-            raise RuntimeError(f"{route.method} {_template(route)} declares no authentication")
+        if route not in app[ROUTES]:
+            where = "" if route.resource is None else route.resource.canonical
+            raise RuntimeError(f"{route.method} {where} declares no authentication")
 
 
 @web.middleware
-async def observe(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Give the request its id, and write the one line of the access log."""
+async def answer(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """All that every request passes, from its id to its line in the log.
+
+    It is one middleware, since each costs a request about as much as all that is done in this one.
+    """
     started = time.perf_counter()
     given = request.headers.get("X-Request-Id")
     request_id = given if given and _REQUEST_ID.fullmatch(given) else uuid7_text()
@@ -98,88 +94,51 @@ async def observe(request: web.Request, handler: Handler) -> web.StreamResponse:
     # aiohttp runs each request in a task of its own, so that neither outlives it.
     structlog.contextvars.bind_contextvars(request_id=request_id)
     drop_unless(lambda: request.transport is not None)
+    app = request.app
+    # None for a path or method that there is not.
+    route = app[ROUTES].get(request.match_info.route)
+    if (drain := app.get(DRAIN)) is not None:
+        drain.enter()
     status = 499  # as long as there is no answer, because the client left or the service stops
     try:
-        response = await handler(request)
+        response = await _serve(request, route, handler)
         response.headers["X-Request-Id"] = request_id
+        _allow_origins(request, response)
         status = response.status
+        if drain is not None:
+            drain.answered(response)
         return response
     finally:
-        _log.info(
-            "request",
-            request_id=request_id,
-            method=_method(request),
-            route=_template(request.match_info.route),
-            status=status,
-            ms=round((time.perf_counter() - started) * 1000, 1),
-            **_caller(request),
+        if drain is not None:
+            drain.leave()
+        seconds = time.perf_counter() - started
+        method = request.method if request.method in hdrs.METH_ALL else "OTHER"
+        # Never the path itself: it holds gift codes and user ids.
+        template = "unmatched" if route is None else route.path
+        if (metrics := app.get(METRICS)) is not None:
+            metrics.request(method, template, status, seconds)
+        app.get(REQUEST_LOG, write_request)(
+            {
+                "method": method,
+                "route": template,
+                "status": status,
+                "ms": round(seconds * 1000, 1),
+                "request_id": request_id,
+                **_caller(request),
+            }
         )
 
 
-@web.middleware
-async def measure(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Count every request with the time it took."""
-    started = time.perf_counter()
-    status = 499  # as in the access log
+async def _serve(request: web.Request, route: Route | None, handler: Handler) -> web.StreamResponse:
+    """The answer; everything that goes wrong in one form, what is not foreseen as a 500."""
     try:
-        response = await handler(request)
-        status = response.status
-        return response
-    finally:
-        request.app[METRICS].request(
-            _method(request),
-            _template(request.match_info.route),
-            status,
-            time.perf_counter() - started,
-        )
-
-
-def _method(request: web.Request) -> str:
-    return request.method if request.method in hdrs.METH_ALL else "OTHER"
-
-
-def _template(route: web.AbstractRoute) -> str:
-    # Never the path itself: it holds gift codes and user ids.
-    return "unmatched" if route.resource is None else route.resource.canonical
-
-
-def _caller(request: web.Request) -> dict[str, str | None]:
-    if SERVICE_CALLER in request:
-        return {"caller": "service", "app": request[SERVICE_CALLER].app_id}
-    if CALLER in request:
-        return {"caller": request[CALLER].role if request[CALLER].role == "admin" else "user"}
-    return {"caller": "none"}
-
-
-@web.middleware
-async def cors(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Let the configured origins read every answer, errors included, and answer preflights."""
-    origin = request.headers.get("Origin")
-    allowed = origin is not None and origin in request.app[SETTINGS].cors_origins
-    preflight = (
-        request.method == "OPTIONS"
-        and origin is not None
-        and "Access-Control-Request-Method" in request.headers
-    )
-    # A preflight is answered for any path, so that a browser gets to see the 404 that follows.
-    response = web.Response(status=204) if preflight else await handler(request)
-    response.headers.add("Vary", "Origin")
-    if origin is not None and allowed:
-        response.headers["Access-Control-Allow-Origin"] = origin
-        response.headers["Access-Control-Allow-Credentials"] = "true"
-        if preflight:
-            response.headers["Access-Control-Allow-Methods"] = ALLOWED_METHODS
-            response.headers["Access-Control-Allow-Headers"] = ALLOWED_HEADERS
-            response.headers["Access-Control-Max-Age"] = str(PREFLIGHT_SECONDS)
-        else:
-            response.headers["Access-Control-Expose-Headers"] = EXPOSED_HEADERS
-    return response
-
-
-@web.middleware
-async def envelope(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Tell everything that goes wrong in one form; what is not foreseen is logged and a 500."""
-    try:
+        if _is_preflight(request):
+            # For any path, so that a browser gets to see the 404 that follows.
+            return web.Response(status=204)
+        if route is not None:
+            await _authenticate(request, route.auth)
+            if route.limits:
+                await require_turn(request, route.limits)
         return await handler(request)
     except ApiError as error:
         if error.status == 500:
@@ -193,6 +152,48 @@ async def envelope(request: web.Request, handler: Handler) -> web.StreamResponse
     except Exception as error:
         _log.error("unhandled error", exc_info=error)
         return tell(internal_error(request[REQUEST_ID]))
+
+
+async def _authenticate(request: web.Request, auth: Auth) -> None:
+    """Find out who is calling, by what the route declares."""
+    if auth is Auth.SERVICE:
+        request[SERVICE_CALLER] = request.app[AUTHENTICATOR].service(request)
+    elif auth is Auth.USER or auth is Auth.ADMIN:
+        request[CALLER] = await request.app[AUTHENTICATOR].user(request)
+        if auth is Auth.ADMIN and request[CALLER].role != "admin":
+            raise forbidden("This is for administrators")
+
+
+def _caller(request: web.Request) -> dict[str, str | None]:
+    if SERVICE_CALLER in request:
+        return {"caller": "service", "app": request[SERVICE_CALLER].app_id}
+    if CALLER in request:
+        return {"caller": request[CALLER].role if request[CALLER].role == "admin" else "user"}
+    return {"caller": "none"}
+
+
+def _is_preflight(request: web.Request) -> bool:
+    return (
+        request.method == "OPTIONS"
+        and "Origin" in request.headers
+        and "Access-Control-Request-Method" in request.headers
+    )
+
+
+def _allow_origins(request: web.Request, response: web.StreamResponse) -> None:
+    """Let the configured origins read every answer, errors included, and answer preflights."""
+    response.headers.add("Vary", "Origin")
+    origin = request.headers.get("Origin")
+    if origin is None or origin not in request.app[SETTINGS].cors_origins:
+        return
+    response.headers["Access-Control-Allow-Origin"] = origin
+    response.headers["Access-Control-Allow-Credentials"] = "true"
+    if _is_preflight(request):
+        response.headers["Access-Control-Allow-Methods"] = ALLOWED_METHODS
+        response.headers["Access-Control-Allow-Headers"] = ALLOWED_HEADERS
+        response.headers["Access-Control-Max-Age"] = str(PREFLIGHT_SECONDS)
+    else:
+        response.headers["Access-Control-Expose-Headers"] = EXPOSED_HEADERS
 
 
 def _of_http(error: web.HTTPException) -> ApiError:
@@ -218,34 +219,4 @@ def tell(error: ApiError) -> web.Response:
     )
 
 
-@web.middleware
-async def authenticate(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Find out who is calling, by what the route declares."""
-    route = request.match_info.route
-    if request.match_info.http_exception is not None:
-        return await handler(request)  # no such route, or not with this method
-    match request.app[DECLARED][route]:
-        case Auth.USER:
-            request[CALLER] = await request.app[AUTHENTICATOR].user(request)
-        case Auth.ADMIN:
-            request[CALLER] = await request.app[AUTHENTICATOR].user(request)
-            if request[CALLER].role != "admin":
-                raise forbidden("This is for administrators")
-        case Auth.SERVICE:
-            request[SERVICE_CALLER] = request.app[AUTHENTICATOR].service(request)
-        case Auth.PUBLIC | Auth.SIGNED:
-            pass
-    return await handler(request)
-
-
-@web.middleware
-async def limit(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Count the calls of routes that declare how often they may be called."""
-    declared = request.app[LIMITED].get(request.match_info.route)
-    if declared:
-        await require_turn(request, declared)
-    return await handler(request)
-
-
-MIDDLEWARES: Final = (observe, cors, envelope, authenticate, limit)
-"""From the outermost to the innermost."""
+MIDDLEWARES: Final = (answer,)

@@ -1,4 +1,4 @@
-"""Serving: one process, or several that share the port, and how they stop.
+"""Serving in one process, alone or as one of several, and how it stops.
 
 On SIGTERM or SIGINT no new connection is taken, requests in flight end, then the background
 tasks, then the pool closes, and the exit status is 0.
@@ -6,34 +6,37 @@ tasks, then the pool closes, and the exit status is 0.
 
 import asyncio
 import contextlib
-import functools
-import os
-import signal
+import gc
 import socket
 import sys
-import tempfile
-import time
 from collections.abc import Callable
 from typing import Any, Final
 
 import structlog
 from aiohttp import web
-from aiohttp.typedefs import Handler, Middleware
-from prometheus_client.multiprocess import mark_process_dead
 
 from service.app import create_app, create_metrics_app
 from service.db import Database
+from service.draining import Drain
 from service.errors import UnavailableError, bad_request, internal_error
 from service.ids import uuid7
-from service.keys import DB
-from service.metrics import MULTIPROCESS
+from service.keys import DB, DRAIN
+from service.metrics import count_as
 from service.middleware import tell
-from service.queries import login
+from service.queries import connections, login
 from service.settings import Settings
+from service.workers import (
+    DRAIN_SECONDS,
+    EXIT_OK,
+    EXIT_REFUSED,
+    EXIT_WORKER_REFUSED,
+    HOST,
+    Stop,
+    Worker,
+    on_signals,
+    port_refused,
+)
 
-HOST: Final = "0.0.0.0"  # noqa: S104 - every IPv4 address: containers and proxies reach it there
-DRAIN_SECONDS: Final = 25.0
-"""How long requests in flight may take after the signal; a charge run is the longest."""
 CLOSE_SECONDS: Final = 2.0
 """For the last bytes of an answer after its request has ended."""
 IDLE_SECONDS: Final = 75.0
@@ -41,16 +44,9 @@ IDLE_SECONDS: Final = 75.0
 above the 60 s that proxies keep theirs."""
 UNREAD_SECONDS: Final = 60.0
 """For a client to take more of an answer; Linux alone can tell (TCP_USER_TIMEOUT)."""
-WORKER_STOP_SECONDS: Final = DRAIN_SECONDS + 15
 LOGIN_CHECK_SECONDS: Final = 1.0
-RESPAWN_MAX_SECONDS: Final = 30.0
-RESPAWN_CALM_SECONDS: Final = 60.0
-"""A worker that lived this long is replaced at once."""
-
-EXIT_OK: Final = 0
-EXIT_REFUSED: Final = 1
-EXIT_WORKER_REFUSED: Final = 78
-"""What a worker says to its parent when another one would be refused as well (EX_CONFIG)."""
+CONNECTIONS_CHECK_SECONDS: Final = 1.0
+CONNECTIONS_CHECK_MAX_SECONDS: Final = 30.0
 
 _log = structlog.get_logger(__name__)
 
@@ -129,82 +125,22 @@ class _Runner(web.AppRunner):
         )
 
 
-class _Drain:
-    """The requests in flight, and the end of them.
-
-    aiohttp drops what still arrives on a connection once it shuts down, the rest of a body
-    included. So requests are let end before that, each the last of its connection.
-    """
-
-    def __init__(self) -> None:
-        self._open = 0
-        self._ending = False
-        self._empty = asyncio.Event()
-
-    def middleware(self) -> Middleware:
-        """What counts the requests, outside of every other middleware."""
-
-        @web.middleware
-        async def count(request: web.Request, handler: Handler) -> web.StreamResponse:
-            self._open += 1
-            try:
-                response = await handler(request)
-                if self._ending:
-                    response.force_close()
-                return response
-            finally:
-                self._open -= 1
-                if self._open == 0:
-                    self._empty.set()
-
-        return count
-
-    async def end(self) -> None:
-        """Wait until no request is left, for a bounded time."""
-        self._ending = True
-        if self._open:
-            self._empty.clear()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(DRAIN_SECONDS):
-                    await self._empty.wait()
-
-
-class _Stop:
-    """The wish to stop, with the reason when it is not the operator's."""
-
-    def __init__(self) -> None:
-        self._event = asyncio.Event()
-        self.refusal: str | None = None
-
-    def ask(self) -> None:
-        self._event.set()
-
-    def refuse(self, reason: str) -> None:
-        self.refusal = reason
-        self._event.set()
-
-    async def wait(self) -> None:
-        await self._event.wait()
-
-
-def serve(settings: Settings, *, parent_fd: int | None = None) -> int:
-    """Serve in this process until a signal; the exit status.
-
-    `parent_fd`: this is a worker, and that descriptor ends when its parent does.
-    """
-    refusal = asyncio.run(_serve(settings, parent_fd))
+def serve(settings: Settings, worker: Worker | None = None) -> int:
+    """Serve in this process until a signal; the exit status."""
+    if worker is not None:
+        count_as(worker.number)
+    refusal = asyncio.run(_serve(settings, worker))
     if refusal is None:
         return EXIT_OK
     sys.stderr.write(f"mana-credits: {refusal}\n")
-    return EXIT_REFUSED if parent_fd is None else EXIT_WORKER_REFUSED
+    return EXIT_REFUSED if worker is None else EXIT_WORKER_REFUSED
 
 
-async def _serve(settings: Settings, parent_fd: int | None) -> str | None:
-    stop = _Stop()
-    _on_signals(stop.ask)
-    drain = _Drain()
+async def _serve(settings: Settings, worker: Worker | None) -> str | None:
+    stop = Stop()
+    on_signals(stop.ask)
     app = create_app(settings)
-    app.middlewares.insert(0, drain.middleware())
+    drain = app[DRAIN] = Drain(DRAIN_SECONDS)
     runner = _Runner(
         app,
         access_log=None,
@@ -214,21 +150,27 @@ async def _serve(settings: Settings, parent_fd: int | None) -> str | None:
     )
     await runner.setup()
     closing = contextlib.AsyncExitStack()
-    checking: asyncio.Task[None] | None = None
+    checking: list[asyncio.Task[None]] = []
     try:
-        if parent_fd is not None:
-            _on_end(parent_fd, stop.ask)
+        if worker is not None:
+            _on_end(worker.parent_fd, stop.ask)
         if settings.production:
             # Once before anything is served; where the database is away, as soon as it comes.
             if not await _check_login(runner.app[DB], stop):
-                checking = asyncio.create_task(_check_login_later(runner.app[DB], stop))
+                checking.append(asyncio.create_task(_check_login_later(runner.app[DB], stop)))
             if stop.refusal is not None:
                 return stop.refusal
-        shared = parent_fd is not None
+        if worker is None or worker.number == 0:
+            # One speaks for all of them.
+            processes = 1 if worker is None else worker.workers
+            checking.append(
+                asyncio.create_task(_check_connections(runner.app[DB], settings, processes))
+            )
+        shared = worker is not None
         try:
             await web.TCPSite(runner, HOST, settings.port, reuse_port=shared).start()
         except OSError as error:
-            return _port_refused("PORT", settings.port, error)
+            return port_refused("PORT", settings.port, error)
         if settings.metrics_port is not None:
             # Whichever worker answers tells the sum.
             metrics = web.AppRunner(create_metrics_app(runner.app), access_log=None)
@@ -237,15 +179,19 @@ async def _serve(settings: Settings, parent_fd: int | None) -> str | None:
             try:
                 await web.TCPSite(metrics, HOST, settings.metrics_port, reuse_port=shared).start()
             except OSError as error:
-                return _port_refused("METRICS_PORT", settings.metrics_port, error)
+                return port_refused("METRICS_PORT", settings.metrics_port, error)
+        # What was made until now stays: to look through it for garbage, again and again, would hold
+        # up the loop for some 40 ms each time.
+        gc.collect()
+        gc.freeze()
         _log.info("serving", port=settings.port)
         await stop.wait()
         _log.info("stopping")
     finally:
-        if checking is not None:
-            checking.cancel()
+        for task in checking:
+            task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await checking
+                await task
         for site in list(runner.sites):
             await site.stop()
         await drain.end()
@@ -254,11 +200,7 @@ async def _serve(settings: Settings, parent_fd: int | None) -> str | None:
     return stop.refusal
 
 
-def _port_refused(name: str, port: int, error: OSError) -> str:
-    return f"{name} {port} cannot be used: {os.strerror(error.errno or 0)}"
-
-
-async def _check_login(db: Database, stop: _Stop) -> bool:
+async def _check_login(db: Database, stop: Stop) -> bool:
     """Whether the login could be checked; a mighty one stops the process."""
     try:
         role = await login.mighty_role(db)
@@ -271,17 +213,37 @@ async def _check_login(db: Database, stop: _Stop) -> bool:
     return True
 
 
-async def _check_login_later(db: Database, stop: _Stop) -> None:
+async def _check_login_later(db: Database, stop: Stop) -> None:
     while True:
         await asyncio.sleep(LOGIN_CHECK_SECONDS)
         if await _check_login(db, stop):
             return
 
 
-def _on_signals(ask: Callable[[], None]) -> None:
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, ask)
+async def _check_connections(db: Database, settings: Settings, processes: int) -> None:
+    """Once the database is there, say when these processes may want more than it gives."""
+    pause = CONNECTIONS_CHECK_SECONDS
+    while True:
+        try:
+            room = await connections.room(db)
+        except UnavailableError:
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, CONNECTIONS_CHECK_MAX_SECONDS)
+            continue
+        except Exception:
+            _log.exception("it is not known how many connections the database gives")
+            return
+        needed = processes * settings.connections
+        if room is not None and needed > room.connections:
+            # No reason to refuse: a pool grows with the load, and does without what it is refused.
+            _log.warning(
+                "too few connections: lower DATABASE_POOL_MAX or --workers, or raise the limit",
+                processes=processes,
+                needed=needed,
+                allowed=room.connections,
+                limit=room.limit,
+            )
+        return
 
 
 def _on_end(descriptor: int, ask: Callable[[], None]) -> None:
@@ -292,93 +254,3 @@ def _on_end(descriptor: int, ask: Callable[[], None]) -> None:
         ask()
 
     loop.add_reader(descriptor, ended)
-
-
-# Several processes
-
-
-def serve_workers(settings: Settings, workers: int) -> int:
-    """Serve in `workers` processes that share the port, and replace those that die."""
-    # Bound but not listening: it takes no connection, and keeps the port for the workers.
-    with socket.socket() as reserved:
-        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        try:
-            reserved.bind((HOST, settings.port))
-        except OSError as error:
-            sys.stderr.write(f"mana-credits: {_port_refused('PORT', settings.port, error)}\n")
-            return EXIT_REFUSED
-        # The workers' metrics, which each of them adds up.
-        with tempfile.TemporaryDirectory(prefix="mana-credits-metrics-") as folder:
-            return asyncio.run(_tend(workers, folder))
-
-
-async def _tend(workers: int, metrics: str) -> int:
-    stop = _Stop()
-    _on_signals(stop.ask)
-    # The workers hold the reading end: when this process ends, however it does, they see it.
-    reading, writing = os.pipe()
-    try:
-        tending = [asyncio.create_task(_tend_one(stop, reading, metrics)) for _ in range(workers)]
-        try:
-            await asyncio.gather(*tending)
-        finally:
-            for task in tending:
-                task.cancel()
-    finally:
-        os.close(reading)
-        os.close(writing)
-    return EXIT_OK if stop.refusal is None else EXIT_REFUSED
-
-
-async def _tend_one(stop: _Stop, reading: int, metrics: str) -> None:
-    failures = 0
-    stopping = asyncio.create_task(stop.wait())
-    try:
-        while not stopping.done():
-            started = time.monotonic()
-            worker = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "service",
-                "serve",
-                "--worker",
-                str(reading),
-                pass_fds=(reading,),
-                env={**os.environ, MULTIPROCESS: metrics},
-                # Ctrl-C reaches the parent alone, which forwards it.
-                start_new_session=True,
-            )
-            ended = asyncio.create_task(worker.wait())
-            ended.add_done_callback(functools.partial(_forget_gauges, metrics, worker.pid))
-            await asyncio.wait((ended, stopping), return_when=asyncio.FIRST_COMPLETED)
-            if not ended.done():
-                await _stop_worker(worker)
-                return
-            if worker.returncode == EXIT_WORKER_REFUSED:
-                stop.refuse("a worker was refused")  # it has said why
-                return
-            lived = time.monotonic() - started
-            failures = 0 if lived >= RESPAWN_CALM_SECONDS else failures + 1
-            pause = min(0.5 * 2**failures, RESPAWN_MAX_SECONDS) if failures else 0.0
-            _log.error("a worker died", status=worker.returncode, again_in=pause)
-            await asyncio.wait((stopping,), timeout=pause)
-    finally:
-        stopping.cancel()
-
-
-def _forget_gauges(metrics: str, pid: int, _ended: object) -> None:
-    """What a worker had open goes with it; what it has counted stays."""
-    mark_process_dead(pid, metrics)  # type: ignore[no-untyped-call]
-
-
-async def _stop_worker(worker: asyncio.subprocess.Process) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        worker.terminate()
-    try:
-        async with asyncio.timeout(WORKER_STOP_SECONDS):
-            await worker.wait()
-    except TimeoutError:
-        with contextlib.suppress(ProcessLookupError):
-            worker.kill()
-        await worker.wait()

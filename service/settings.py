@@ -14,6 +14,10 @@ from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 DEVELOPMENT_SERVICE_KEY: Final = "dev-service-key"
 DEVELOPMENT_DATABASE_URL: Final = "postgresql://mana:devpassword@localhost:5432/mana_credits"
 
+POOL: Final = 10
+POOL_MIN: Final = 4
+"""Of one process among many: so that a charge run and the background tasks hold up no debit."""
+
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 _LOG_LEVELS: Final = ("debug", "info", "warning", "error", "critical")
@@ -48,7 +52,8 @@ class Settings:
     listen_database_url: str = field(repr=False)
     cron_database: str
     database_pool_max: int
-    database_statement_cache: int
+    database_statement_cache: int | None
+    """None: as many as `service.db` keeps by itself, which are none behind a pooler."""
     database_batch_min: int
     database_batch_max: int
     auth_url: str
@@ -73,6 +78,11 @@ class Settings:
         """The origin of `BASE_URL`: scheme, host and port, as browsers write it."""
         return _origin_of(urlsplit(self.base_url))
 
+    @property
+    def connections(self) -> int:
+        """Connections of one process at most: its pool, and one for each channel it listens on."""
+        return self.database_pool_max + (1 if self.stripe is None else 2)
+
     def require_admin_database_url(self) -> str:
         """`ADMIN_DATABASE_URL`; raises SettingsError where it is needed and missing."""
         if self.admin_database_url is None:
@@ -94,8 +104,11 @@ class Settings:
         return tuple(dict.fromkeys(found))
 
     @classmethod
-    def from_env(cls, env: Mapping[str, str]) -> "Settings":
-        """Read the settings; raises SettingsError for the first that is missing or malformed."""
+    def from_env(cls, env: Mapping[str, str], *, workers: int = 1) -> "Settings":
+        """Read the settings; raises SettingsError for the first that is missing or malformed.
+
+        `workers`: how many processes share the port, by which the size of a pool is chosen.
+        """
         read = _Reader(env)
         mode = read.text("MANA_ENV") or "production"
         if mode not in ("development", "production"):
@@ -129,8 +142,12 @@ class Settings:
             admin_database_url=admin_database_url,
             listen_database_url=read.database("LISTEN_DATABASE_URL") or database_url,
             cron_database=read.text("CRON_DATABASE") or "postgres",
-            database_pool_max=read.number("DATABASE_POOL_MAX", 10, 1, 1000),
-            database_statement_cache=read.number("DATABASE_STATEMENT_CACHE", 100, 0, 10_000),
+            database_pool_max=read.number("DATABASE_POOL_MAX", pool_share(workers), 1, 1000),
+            database_statement_cache=(
+                None
+                if read.text("DATABASE_STATEMENT_CACHE") is None
+                else read.number("DATABASE_STATEMENT_CACHE", 0, 0, 10_000)
+            ),
             database_batch_min=read.number("DATABASE_BATCH_MIN", 2, 1, 64),
             database_batch_max=read.number("DATABASE_BATCH_MAX", 64, 1, 64),
             auth_url=auth_url,
@@ -147,6 +164,14 @@ class Settings:
             metrics_port=metrics_port,
             login_url=read.url("MANA_LOGIN_URL"),
         )
+
+
+def pool_share(workers: int) -> int:
+    """The pool of each of several processes on one machine, where none was chosen.
+
+    Together they get little more than one process: the database has no more cores for it.
+    """
+    return POOL if workers == 1 else max(2 * POOL // workers, POOL_MIN)
 
 
 class _Reader:

@@ -4,15 +4,25 @@ Everything a request got wrong is told at once, by the names its sender used.
 """
 
 import asyncio
+import dataclasses
 import functools
 import json
 import re
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import Enum
 from types import MappingProxyType
 from typing import (
+    TYPE_CHECKING,
     Annotated,
     Any,
     ClassVar,
@@ -34,9 +44,14 @@ from service.errors import FieldError
 from service.ids import is_user_id
 from service.keys import SETTINGS
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 BODY_MAX_BYTES: Final = 64 * 1024
 BODY_SECONDS: Final = 20.0
 """For a body to arrive, which a phone on a bad line can do: 64 KiB are 3 KiB/s then."""
+PIECE_BYTES: Final = 256 * 1024
+"""Of an answer that may be tens of megabytes: what is written in one turn of the loop."""
 NESTING_MAX: Final = 64
 """Levels of a JSON value that is kept: far more than is of use, far less than a stack takes."""
 IDEMPOTENCY_KEY_MAX: Final = 255
@@ -397,6 +412,11 @@ def timestamp(value: datetime | None) -> Timestamp | None:
     return f"{value.isoformat(timespec='milliseconds')[:-6]}Z"  # without +00:00
 
 
+def columns(row: "DataclassInstance") -> dict[str, Any]:
+    """What a row has, by name; unlike `asdict` without a copy of all that is in it."""
+    return {each.name: getattr(row, each.name) for each in dataclasses.fields(row)}
+
+
 def build(type_: type[_S], source: Mapping[str, Any], /, **given: object) -> _S:
     """An answer from a row with columns of the same names; `given` adds or replaces fields.
 
@@ -427,12 +447,30 @@ def respond(
         sent["Idempotent-Replayed"] = "true"
         if isinstance(answer, Replayable):
             answer = msgspec.structs.replace(answer, message="Transaction already processed")
+    body = msgspec.json.encode(answer)
+    if len(body) > PIECE_BYTES:
+        starts = range(0, len(body), PIECE_BYTES)
+        return respond_pieces([body[at : at + PIECE_BYTES] for at in starts], status, headers=sent)
+    return web.Response(body=body, status=status, headers=sent, content_type="application/json")
+
+
+def respond_pieces(
+    pieces: Sequence[bytes], status: int = 200, *, headers: Mapping[str, str]
+) -> web.Response:
+    """A JSON answer that is too long to be written in one turn of the loop."""
     return web.Response(
-        body=msgspec.json.encode(answer),
+        body=_in_turns(pieces),
         status=status,
-        headers=sent,
+        headers={**headers, "Content-Length": str(sum(map(len, pieces)))},
         content_type="application/json",
     )
+
+
+async def _in_turns(pieces: Sequence[bytes]) -> AsyncIterator[bytes]:
+    for piece in pieces:
+        yield piece
+        # Also where the client takes all of it at once, others get their turn.
+        await asyncio.sleep(0)
 
 
 def respond_page(

@@ -1,7 +1,6 @@
 """Support: what administrators see of users and of the whole, and what they do, written down."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from operator import attrgetter
 from typing import Annotated, Any, Literal
 from uuid import UUID
@@ -41,6 +40,7 @@ from service.wire import (
     Routes,
     Timestamp,
     build,
+    columns,
     idempotency_key,
     one_of,
     path_text,
@@ -102,10 +102,10 @@ class AccountView(Answer):
         """From the query's answer."""
         return build(
             cls,
-            asdict(account),
+            columns(account),
             balance=account.available,
             sync=Status.of(account.sync),
-            reservations=[build(HoldView, asdict(hold)) for hold in account.open_holds],
+            reservations=[build(HoldView, columns(hold)) for hold in account.open_holds],
         )
 
 
@@ -135,7 +135,7 @@ class SupportGift(Answer):
         """From the query's answer."""
         url = None if gift.status == "active" else f"{base_url}/g/{gift.code}"
         redeemed = 1 if gift.status == "depleted" else 0
-        return build(cls, asdict(gift), url=url, short_url=url, redeemed=redeemed)
+        return build(cls, columns(gift), url=url, short_url=url, redeemed=redeemed)
 
 
 class ActionView(Answer):
@@ -175,7 +175,7 @@ class Day(Answer):
     @classmethod
     def of(cls, day: DayTotals) -> "Day":
         """From the query's answer."""
-        return build(cls, asdict(day), date=day.day.isoformat())
+        return build(cls, columns(day), date=day.day.isoformat())
 
 
 class Subscriptions(Answer):
@@ -375,7 +375,7 @@ async def find_users(request: web.Request) -> web.Response:
     """Find users, the best match first."""
     search = read_query(request, UserSearch)
     rows = await admin.find_users(request.app[DB], search.query, search.limit)
-    return respond([build(UserFound, asdict(row), balance=row.available) for row in rows])
+    return respond([build(UserFound, columns(row), balance=row.available) for row in rows])
 
 
 @routes.get("/api/v1/admin/users/{userId}", auth=Auth.ADMIN, answer=AccountView)
@@ -443,7 +443,7 @@ async def list_admin_actions(request: web.Request) -> web.Response:
     rows = await admin.list_admin_actions(
         request.app[DB], user_id=path_user_id(request), limit=page.limit, offset=page.offset
     )
-    return respond([build(ActionView, asdict(row)) for row in rows])
+    return respond([build(ActionView, columns(row)) for row in rows])
 
 
 @routes.post("/api/v1/admin/users/{userId}/grant", auth=Auth.ADMIN, body=GrantAsAdmin, answer=Moved)
@@ -535,7 +535,7 @@ async def get_overview(request: web.Request) -> web.Response:
         OverviewView.of(
             await admin.get_overview(request.app[DB]),
             days=[Day.of(day) for day in days],
-            jobs=[build(JobView, asdict(job)) for job in jobs],
+            jobs=[build(JobView, columns(job)) for job in jobs],
         )
     )
 
@@ -554,7 +554,7 @@ async def list_stripe_events(request: web.Request) -> web.Response:
         request.app[DB], state=page.state, limit=page.limit + 1, before=page.before
     )
     return respond_page(
-        request, rows, page.limit, lambda row: build(EventView, asdict(row)), attrgetter("id")
+        request, rows, page.limit, lambda row: build(EventView, columns(row)), attrgetter("id")
     )
 
 
@@ -589,7 +589,7 @@ async def list_notices(request: web.Request) -> web.Response:
         request.app[DB], state=page.state, limit=page.limit + 1, before=page.before
     )
     return respond_page(
-        request, rows, page.limit, lambda row: build(NoticeView, asdict(row)), attrgetter("id")
+        request, rows, page.limit, lambda row: build(NoticeView, columns(row)), attrgetter("id")
     )
 
 

@@ -1,7 +1,6 @@
 """Personal credits: what a user has, spends and buys."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from operator import attrgetter
 from typing import Annotated, Any, ClassVar, Literal
 from uuid import UUID
@@ -35,6 +34,7 @@ from service.wire import (
     Routes,
     Timestamp,
     build,
+    columns,
     idempotency_key,
     one_of,
     path_uuid,
@@ -390,7 +390,7 @@ async def list_purchases(request: web.Request) -> web.Response:
 async def list_packages(request: web.Request) -> web.Response:
     """The active packages, in the order of display."""
     rows = await purchases.list_packages(request.app[DB])
-    return respond([build(Package, asdict(row)) for row in rows])
+    return respond([build(Package, columns(row)) for row in rows])
 
 
 @routes.get("/api/v1/credits/pricing", auth=Auth.PUBLIC, answer=Pricing)
@@ -401,7 +401,7 @@ async def get_pricing(request: web.Request) -> web.Response:
     return respond(
         Pricing(
             operation_costs={o.operation: o.cost for o in operations if o.per == 1},
-            operations=[build(Operation, asdict(o)) for o in operations],
+            operations=[build(Operation, columns(o)) for o in operations],
             sync={price.billing_interval: price.price for price in sync},
             last_updated=timestamp(
                 max([o.updated_at for o in operations] + [price.updated_at for price in sync])

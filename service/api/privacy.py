@@ -14,7 +14,18 @@ from service.api.sync import Interval
 from service.keys import CALLER, DB
 from service.queries import privacy
 from service.queries.privacy import Erasure
-from service.wire import Answer, Auth, Routes, Timestamp, one_of, path_user_id, respond, timestamp
+from service.wire import (
+    PIECE_BYTES,
+    Answer,
+    Auth,
+    Routes,
+    Timestamp,
+    one_of,
+    path_user_id,
+    respond,
+    respond_pieces,
+    timestamp,
+)
 
 routes = Routes()
 
@@ -301,13 +312,13 @@ class UserErased(Answer):
 @routes.get("/api/v1/internal/users/{userId}/export", auth=Auth.SERVICE, answer=UserExport)
 async def export_user(request: web.Request) -> web.Response:
     """Everything that is stored about a user, as of one moment."""
-    return _document(await privacy.export_user(request.app[DB], path_user_id(request)))
+    return await _export(request)
 
 
 @routes.get("/api/v1/admin/users/{userId}/export", auth=Auth.ADMIN, answer=UserExport)
 async def export_user_for_admin(request: web.Request) -> web.Response:
     """The same for support: everything that is stored about a user, as of one moment."""
-    return _document(await privacy.export_user(request.app[DB], path_user_id(request)))
+    return await _export(request)
 
 
 @routes.delete("/api/v1/internal/users/{userId}", auth=Auth.SERVICE, answer=UserErased)
@@ -333,7 +344,6 @@ async def erase_user_as_admin(request: web.Request) -> web.Response:
     return respond(UserErased.of(erasure))
 
 
-def _document(document: bytes) -> web.Response:
-    return web.Response(
-        body=document, headers={"Cache-Control": "no-store"}, content_type="application/json"
-    )
+async def _export(request: web.Request) -> web.Response:
+    pieces = await privacy.export_user(request.app[DB], path_user_id(request), PIECE_BYTES)
+    return respond_pieces(pieces, headers={"Cache-Control": "no-store"})

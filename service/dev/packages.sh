@@ -1,7 +1,7 @@
 #!/bin/sh
 # Install the system's packages that are missing, where we may; otherwise name them.
 #
-# With the argument `test`, also what only the tests need.
+# With the argument `test`, also what only the tests need; with `bench`, what the benchmark needs.
 set -eu
 
 missing=
@@ -31,8 +31,12 @@ if [ "${1:-}" = test ]; then
     [ -e "$extensions/plpgsql_check.control" ] || add "postgresql-$version-plpgsql-check"
     # A font as well, without which Chromium shows no letter.
     [ -x /usr/bin/chromium-headless-shell ] || add chromium-headless-shell fonts-dejavu-core
+    [ -x /usr/sbin/pgbouncer ] || command -v pgbouncer >/dev/null || add pgbouncer
     command -v node >/dev/null || add nodejs
     command -v npm >/dev/null || add npm
+fi
+if [ "${1:-}" = bench ]; then
+    command -v wrk >/dev/null || add wrk
 fi
 if ! command -v python3 >/dev/null; then
     add python3 python3-venv

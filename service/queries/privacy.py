@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import datetime
+from operator import itemgetter
 from typing import Final
 from uuid import uuid4
 
@@ -22,15 +23,22 @@ class Erasure:
     erased_at: datetime | None
 
 
-async def export_user(db: Database, user_id: str) -> bytes:
-    """Everything about a user as JSON in UTF-8, as the database wrote it.
+async def export_user(db: Database, user_id: str, piece_bytes: int) -> list[bytes]:
+    """Everything about a user as JSON in UTF-8, as the database wrote it, in pieces.
 
-    It may be large: as bytes it is neither decoded nor written a second time here.
+    It may be tens of megabytes: as bytes it is neither decoded nor written a second time here,
+    and as pieces of at most `piece_bytes` it is put together and taken apart by nobody.
     """
-    document: bytes = await db.value(
-        "SELECT convert_to(credits.export_user($1)::text, 'UTF8')", user_id, seconds=SECONDS
+    rows = await db.rows(
+        # OFFSET 0 keeps the document from being made again for every piece.
+        "SELECT s.start, substr(e.document, s.start, $2) AS piece"
+        " FROM (SELECT convert_to(credits.export_user($1)::text, 'UTF8') OFFSET 0) AS e (document)"
+        " CROSS JOIN LATERAL generate_series(1, octet_length(e.document), $2) AS s (start)",
+        user_id,
+        piece_bytes,
+        seconds=SECONDS,
     )
-    return document
+    return [row["piece"] for row in sorted(rows, key=itemgetter("start"))]
 
 
 async def erase_user(db: Database, user_id: str, *, admin_id: str | None = None) -> Erasure:

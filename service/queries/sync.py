@@ -123,19 +123,29 @@ async def charge_recurring(db: Database, seconds: float) -> ChargeRun:
     deadline = time.monotonic() + seconds
     run_id = await db.move("SELECT credits.begin_job_run('recurring-charge') AS id")
     run = ChargeRun()
-    while run.more and time.monotonic() < deadline:
+    last_at: datetime | None = None
+    last_key = ""
+    ended = False
+    while not ended:
         batch = await db.move(
-            "SELECT * FROM credits.charge_due_subscriptions()", seconds=CHARGE_BATCH_SECONDS
+            "SELECT * FROM credits.charge_due_subscriptions("
+            "p_after => coalesce($1, timestamptz '-infinity'), p_after_key => $2)",
+            last_at,
+            last_key,
+            seconds=CHARGE_BATCH_SECONDS,
         )
+        last_at, last_key = batch["last_at"], batch["last_key"]
         run = ChargeRun(
             charged=run.charged + batch["charged"],
             paused=run.paused + batch["paused"],
             errors=run.errors + batch["errors"],
             more=batch["more"],
         )
-    await db.move(
-        "SELECT credits.update_job_run(p_id => $1, p_did => $2, p_ended => true)",
-        run_id["id"],
-        msgspec.to_builtins(run),
-    )
+        ended = not run.more or time.monotonic() >= deadline
+        await db.move(
+            "SELECT credits.update_job_run(p_id => $1, p_did => $2, p_ended => $3)",
+            run_id["id"],
+            msgspec.to_builtins(run),
+            ended,
+        )
     return run

@@ -3,8 +3,6 @@
 import asyncio
 import contextlib
 import os
-import sys
-from collections.abc import Mapping
 from datetime import UTC, datetime
 
 import psycopg
@@ -17,37 +15,7 @@ from service.queries.doctor import LastRun
 from service.settings import Settings
 from tests.api.http_support import Issuer
 from tests.support.databases import Clone
-from tests.support.processes import bare_environment
-
-Report = dict[str, tuple[str, str]]
-
-
-async def check(env: Mapping[str, str]) -> tuple[int, Report]:
-    """The exit status and, by subject, the state and text of each line."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "service",
-        "check",
-        env=bare_environment() | {"MANA_ENV": "development"} | dict(env),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    async with asyncio.timeout(120):
-        output, errors = await process.communicate()
-    assert errors == b""
-    report: Report = {}
-    for line in output.decode().splitlines():
-        state, what, text = line[:5].strip(), *line[6:].split(": ", 1)
-        assert state in ("ok", "warn", "fail")
-        report[what] = (state, text)
-    status = process.returncode
-    assert status == (1 if "fail" in {state for state, _ in report.values()} else 0)
-    return status, report
-
-
-def states(report: Report) -> dict[str, str]:
-    return {what: state for what, (state, _) in report.items()}
+from tests.support.doctors import check, states
 
 
 def environment(clone: Clone, issuer: Issuer) -> dict[str, str]:
@@ -67,7 +35,7 @@ async def test_a_migrated_database_without_jobs(database: Clone, issuer: Issuer)
     status, report = await check(env)
     assert status == 1
     found = states(report)
-    for what in ("settings", "database", "login", "migrations", "ledger", "keys"):
+    for what in ("settings", "database", "login", "connections", "migrations", "ledger", "keys"):
         assert found[what] == "ok", report
     assert found["stripe"] == "warn"
     # In a cluster where pg_cron was never set up, all there is to say is one line.
@@ -125,7 +93,9 @@ async def test_nothing_there(issuer: Issuer) -> None:
     found = states(report)
     assert found.pop("settings") == "ok"
     assert set(found.values()) == {"fail"}
-    assert set(found) == {"database", "login", "migrations", "jobs", "ledger", "stripe", "keys"}
+    assert set(found) == {
+        *("database", "login", "connections", "migrations", "jobs", "ledger", "stripe", "keys")
+    }
     assert "secret" not in str(report)
 
 

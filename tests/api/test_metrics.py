@@ -14,6 +14,7 @@ from service.db import Database
 from service.dev.ports import free_port
 from service.dev.postgres import Cluster
 from service.settings import Settings
+from service.workers import MULTIPROCESS
 from tests.support.answers import require_error
 from tests.support.calls import (
     call,
@@ -240,7 +241,7 @@ async def healthy(url: str, times: int) -> None:
 def multiprocess_folders(process: Process) -> set[Path]:
     """Where the workers keep their figures."""
     environments = [environment_of(pid) for pid in process.children()]
-    return {Path(each[metrics.MULTIPROCESS]) for each in environments}
+    return {Path(each[MULTIPROCESS]) for each in environments}
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -280,7 +281,7 @@ async def test_the_sum_of_all_processes_never_goes_backwards(
         assert len(folders) == (workers > 1)
         for folder in folders:
             for kind in ("counter", "gauge_livesum", "histogram"):
-                (folder / f"{kind}_0.db").touch()
+                (folder / f"{kind}_{workers}.db").touch()
         assert await count() == 40
         if workers == 1:
             return
@@ -303,6 +304,11 @@ async def test_the_sum_of_all_processes_never_goes_backwards(
 
         await until(answers)
         assert await count() >= 41
+        # Who replaces one goes on with its files: there are no more of them for every death.
+        (folder,) = folders
+        assert {file.name.rpartition("_")[2] for file in folder.glob("*.db")} == {
+            f"{number}.db" for number in range(workers + 1)
+        }
         # What the dead one had open is not counted any more.
         samples = await fetched(f"http://127.0.0.1:{port}/metrics")
         most = of(samples, "database_pool_connections", state="max") or 0

@@ -24,7 +24,7 @@ def test_development_needs_nothing() -> None:
     assert settings.admin_database_url == DEVELOPMENT_DATABASE_URL
     assert settings.listen_database_url == DEVELOPMENT_DATABASE_URL
     assert settings.cron_database == "postgres"
-    assert settings.database_statement_cache == 100
+    assert settings.database_statement_cache is None
     assert settings.auth_url == "http://localhost:3001"
     assert settings.jwks_url == "http://localhost:3001/api/auth/jwks"
     assert settings.service_keys == ("dev-service-key",)

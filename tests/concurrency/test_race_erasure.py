@@ -197,18 +197,34 @@ async def test_a_gift_that_was_made_meanwhile_comes_back_as_well(
     assert await mentions(admin, "ann") == []
 
 
+@pytest.mark.parametrize(
+    ("comes", "table"),
+    [
+        ("SELECT * FROM gifts.create_gift('ann', 4)", "gifts.gift_codes"),
+        (
+            """
+            INSERT INTO credits.stripe_events (id, type, payload, created_at, received_at)
+            VALUES (
+                'evt_1', 'payment_intent.processing',
+                '{"data": {"object": {"metadata": {"userId": "ann"}}}}', now(), now()
+            )
+            """,
+            "credits.stripe_events",
+        ),
+    ],
+)
 async def test_what_came_late_and_is_worked_on_lets_erasing_begin_again(
-    database: Clone, admin: Connection
+    database: Clone, admin: Connection, comes: str, table: str
 ) -> None:
     await admin.execute(GRANT, "ann", 10, "start")
     await call(admin, "credits.reserve_credits", user_id="ann", amount=3, reason="chat")
     async with superusers(database, 3) as (first, second, third):
         await first.execute("BEGIN; SELECT 1 FROM credits.reservations FOR UPDATE")
         erasing = asyncio.ensure_future(second.fetchrow(ERASE, "ann"))
-        # It has looked at the gifts, and waits for the hold, behind them.
+        # It has looked at gifts and events, and waits for the hold, behind them.
         await blocked(admin, second)
-        await admin.execute("SELECT * FROM gifts.create_gift('ann', 4)")
-        await third.execute("BEGIN; SELECT 1 FROM gifts.gift_codes FOR UPDATE")
+        await admin.execute(comes)
+        await third.execute(f"BEGIN; SELECT 1 FROM {table} FOR UPDATE")
         await first.execute("COMMIT")
         error = await raised(erasing)
         assert error.sqlstate == "55P03"

@@ -358,7 +358,7 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
         "credits.read_metrics",
         {},
         "transactions_created_at notices_stuck notices_pending purchases_check_at"
-        " sync_subscriptions_due stripe_events_open job_runs_latest",
+        " sync_subscriptions_due stripe_events_open job_runs_latest job_runs_open",
     ),
     (
         "credits.grant_as_admin",
@@ -477,6 +477,20 @@ async def test_a_page_begins_at_its_cursor(filled: Clone, mode: str) -> None:
     # Else it would read all pages before it, and throw them away.
     assert len(conditions) == 1
     assert "seq <" in conditions[0]
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_a_batch_of_charges_begins_behind_the_one_before(filled: Clone, mode: str) -> None:
+    arguments = {"batch_size": 10, "after": datetime(2020, 1, 1, tzinfo=UTC), "after_key": "user7"}
+    told = await plans(filled, mode, "credits.charge_due_subscriptions", arguments)
+    (condition,) = [
+        node["Index Cond"]
+        for node in told.nodes()
+        if node.get("Index Name") == "sync_subscriptions_due"
+    ]
+    # Else it would pass over what each batch before it has left dead in the index.
+    assert "ROW(due_at, user_id) >" in condition
+    assert not [node for node in told.nodes() if node.get("Sort Key") == ["s.due_at", "s.user_id"]]
 
 
 @pytest.mark.parametrize("mode", MODES)

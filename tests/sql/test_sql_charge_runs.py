@@ -315,9 +315,7 @@ async def held_up(
     The wait would end after a second; in this test's database it lasts.
     """
     await subscribe_all(admin, "ann", "bob", "cat", "dan", "eve")
-    await admin.execute(
-        "ALTER FUNCTION credits.charge_due_subscriptions(integer) SET lock_timeout = 0"
-    )
+    await admin.execute("ALTER FUNCTION credits.charge_due_subscriptions SET lock_timeout = 0")
     holder = await connect(database.admin_url)
     lock = holder.transaction()
     await lock.start()
@@ -371,3 +369,59 @@ async def test_a_run_that_dies_loses_its_open_batch_which_the_next_run_does(
     }
     for user in ("ann", "bob", "cat", "dan", "eve"):
         assert [amount for _type, amount in await amounts(admin, user)].count(-30) == 2
+
+
+async def test_a_batch_goes_on_behind_the_one_before(admin: Connection) -> None:
+    await subscribe_all(admin, "ann", "bob", "cat")
+    now = DUE + timedelta(hours=1)
+    first = await admin.fetchrow("SELECT * FROM credits._charge_due($1, 2)", now)
+    assert first is not None
+    assert (first["charged"], first["more"], first["last_key"]) == (2, True, "bob")
+    # What comes before that is left to the next run, as is what somebody held as its turn came.
+    await admin.execute(
+        "UPDATE credits.sync_subscriptions SET next_charge_at = $1 WHERE user_id = 'ann'",
+        DUE - timedelta(days=1),
+    )
+    second = await admin.fetchrow(
+        "SELECT * FROM credits._charge_due($1, 2, $2, $3)", now, first["last_at"], first["last_key"]
+    )
+    assert second is not None
+    assert (second["charged"], second["more"], second["last_key"]) == (1, False, "cat")
+    assert await charged(admin) == ["ann", "bob", "cat"]
+    assert (await charge(admin, now))["charged"] == 1
+
+
+async def test_the_job_and_the_function_have_one_batch_size(admin: Connection) -> None:
+    # The service passes none.
+    sizes = await admin.fetch(
+        "SELECT pg_get_function_arg_default(oid, 1) AS size FROM pg_proc"
+        " WHERE pronamespace = 'credits'::regnamespace"
+        " AND proname IN ('charge_due_subscriptions', 'run_recurring_charge')"
+    )
+    assert len(sizes) == 2
+    assert len({row["size"] for row in sizes}) == 1
+
+
+async def test_a_run_tells_how_far_it_is(admin: Connection, database: Clone) -> None:
+    holder, lock, runner, run = await held_up(admin, database)
+    try:
+        (seen,) = await admin.fetch("SELECT * FROM credits.job_progress")
+        assert (seen["job"], seen["done"], seen["total"]) == ("recurring-charge", 2, 5)
+        assert (seen["batches"], seen["did"]["charged"]) == (1, 2)
+        assert seen["per_second"] > 0
+        assert seen["started_at"] < seen["last_batch_at"] < seen["expected_end"]
+        figures = {
+            (row["name"], row["label"]): row["value"]
+            for row in await admin.fetch("SELECT * FROM credits.read_metrics()")
+        }
+        assert figures["job_done", "recurring-charge"] == 2
+        assert figures["job_total", "recurring-charge"] == 5
+    finally:
+        await lock.rollback()
+        await run
+        await holder.close()
+        await runner.close()
+    assert await admin.fetch("SELECT * FROM credits.job_progress") == []
+    told = await admin.fetchrow("SELECT total, batches FROM credits.job_runs")
+    assert told is not None
+    assert tuple(told) == (5, 3)

@@ -274,7 +274,9 @@ async def subscribe(
 
 async def charge(admin: Connection, at: datetime, batch_size: int = 100) -> asyncpg.Record:
     """Charge a batch of what is due at a given time."""
-    result = await admin.fetchrow("SELECT * FROM credits._charge_due($1, $2)", at, batch_size)
+    result = await admin.fetchrow(
+        "SELECT charged, paused, errors, more FROM credits._charge_due($1, $2)", at, batch_size
+    )
     assert result is not None
     return result
 

@@ -179,15 +179,18 @@ async def done(admin: Connection) -> dict[str, int]:
     return {row["marker"]: row["times"] for row in await admin.fetch(DONE)}
 
 
-def require_told_well(told: Iterable[Told]) -> None:
-    """Fail unless every answer is one that may be given while the database comes and goes."""
+def require_told_well(told: Iterable[Told], within: float = HANG_SECONDS) -> None:
+    """Fail unless every answer is one that may be given while the database comes and goes.
+
+    `within`: the seconds that an answer may take.
+    """
     for each in told:
         assert each.word in ("done", "unavailable", "outcome_unknown"), each
         if each.word != "done":
             assert each.answer.status == 503, each
             # `unavailable` invites to call again; `outcome_unknown` does not.
             assert ("Retry-After" in each.answer.headers) == (each.word == "unavailable"), each
-        assert each.ended - each.began < HANG_SECONDS, each
+        assert each.ended - each.began < within, each
 
 
 async def require_exactly_once(load: Load, admin: Connection) -> None:

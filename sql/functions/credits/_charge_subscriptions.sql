@@ -11,6 +11,8 @@ AS $$
 DECLARE
     v_paying text [];
     v_short  text [];
+    v_months integer [];
+    v_dates  timestamptz [];
     v_moves  credits.new_move [];
 BEGIN
     PERFORM 1 FROM credits.balances WHERE user_id = ANY(p_user_ids) ORDER BY user_id FOR UPDATE;
@@ -18,31 +20,33 @@ BEGIN
     -- A statement of its own: what was read while it waited for the locks could be stale.
     SELECT
         coalesce(array_agg(d.user_id) FILTER (WHERE d.covered), '{}'),
-        coalesce(array_agg(d.user_id) FILTER (WHERE NOT d.covered), '{}')
-    INTO v_paying, v_short
+        coalesce(array_agg(d.user_id) FILTER (WHERE NOT d.covered), '{}'),
+        array_agg(d.next_month) FILTER (WHERE d.covered),
+        array_agg(d.next_at) FILTER (WHERE d.covered),
+        array_agg(
+            ROW(
+                d.user_id, NULL, 'usage', 'system', -d.price, 'sync',
+                format('Cloud Sync (%s)', d.billing_interval),
+                credits._charge_metadata(
+                    d.billing_interval, d.next_charge_at, d.next_at, d.periods_skipped
+                ),
+                NULL, 'sync:' || d.periods + 1
+            )::credits.new_move
+        ) FILTER (WHERE d.covered)
+    INTO v_paying, v_short, v_months, v_dates, v_moves
     FROM (
-        SELECT s.user_id, b.balance - b.reserved >= s.price AS covered
+        SELECT
+            s.user_id, s.price, s.billing_interval, s.next_charge_at, s.periods,
+            n.next_month, n.next_at, n.periods_skipped,
+            b.balance - b.reserved >= s.price AS covered
         FROM credits.sync_subscriptions AS s
         INNER JOIN credits.balances AS b ON b.user_id = s.user_id
+        INNER JOIN credits.sync_prices AS p ON p.billing_interval = s.billing_interval
+        CROSS JOIN LATERAL credits._next_charge(s.anchor_at, s.next_charge_month, p.months, p_now) AS n
         WHERE s.user_id = ANY(p_user_ids)
-        ORDER BY s.user_id
     ) AS d;
 
     IF cardinality(v_paying) > 0 THEN
-        SELECT array_agg(
-            ROW(
-                s.user_id, NULL, 'usage', 'system', -s.price, 'sync',
-                format('Cloud Sync (%s)', s.billing_interval),
-                credits._charge_metadata(
-                    s.billing_interval, s.next_charge_at, n.next_at, n.periods_skipped
-                ),
-                NULL, 'sync:' || s.periods + 1
-            )::credits.new_move
-        ) INTO v_moves
-        FROM credits.sync_subscriptions AS s
-        INNER JOIN credits.sync_prices AS p ON p.billing_interval = s.billing_interval
-        CROSS JOIN LATERAL credits._next_charge(s.anchor_at, s.next_charge_month, p.months, p_now) AS n
-        WHERE s.user_id = ANY(v_paying);
         PERFORM credits._record_moves(v_moves, p_now);
 
         UPDATE credits.sync_subscriptions AS s SET
@@ -54,10 +58,8 @@ BEGIN
             failures = 0,
             last_error = NULL,
             updated_at = p_now
-        FROM credits.sync_subscriptions AS o
-        INNER JOIN credits.sync_prices AS p ON p.billing_interval = o.billing_interval
-        CROSS JOIN LATERAL credits._next_charge(o.anchor_at, o.next_charge_month, p.months, p_now) AS n
-        WHERE s.user_id = o.user_id AND o.user_id = ANY(v_paying);
+        FROM unnest(v_paying, v_months, v_dates) AS n (user_id, next_month, next_at)
+        WHERE s.user_id = n.user_id;
     END IF;
 
     IF cardinality(v_short) > 0 THEN
@@ -85,7 +87,7 @@ BEGIN
         WHERE user_id = ANY(v_short);
         PERFORM pg_notify('mana_credits_notices', '');
     END IF;
-    RETURN ROW(cardinality(v_paying), cardinality(v_short), 0, false)::credits.charge_result;
+    RETURN ROW(cardinality(v_paying), cardinality(v_short), 0, false, NULL, NULL)::credits.charge_result;
 END
 $$;
 COMMENT ON FUNCTION credits._charge_subscriptions(text [], timestamptz) IS

@@ -10,32 +10,39 @@ CREATE OR REPLACE FUNCTION credits._next_charge(
 RETURNS TABLE (next_month integer, next_at timestamptz, periods_skipped integer)
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 AS $$
-    WITH elapsed AS (
-        SELECT (
-            extract(year FROM p_now AT TIME ZONE 'UTC') * 12
-            + extract(month FROM p_now AT TIME ZONE 'UTC')
-            - extract(year FROM p_anchor_at AT TIME ZONE 'UTC') * 12
-            - extract(month FROM p_anchor_at AT TIME ZONE 'UTC')
-        )::integer AS months
-    ),
-    -- The last date that can lie in the month of p_now, and the one behind it: one of the two
-    -- is the first behind p_now.
-    candidates AS (
-        SELECT n.periods, p_month + n.periods * p_months AS month
-        FROM elapsed AS e
-        CROSS JOIN LATERAL (VALUES
-            (greatest(1, (e.months - p_month) / p_months)),
-            (greatest(1, (e.months - p_month) / p_months) + 1)
-        ) AS n (periods)
-    )
-    SELECT c.month, d.at, c.periods - 1
-    FROM candidates AS c
-    CROSS JOIN LATERAL (
-        SELECT credits._utc_add(p_anchor_at, make_interval(months => c.month)) AS at
-    ) AS d
-    WHERE d.at > p_now
-    ORDER BY c.periods
-    LIMIT 1
+    SELECT
+        p_month + f.periods * p_months,
+        credits._utc_add(p_anchor_at, make_interval(months => p_month + f.periods * p_months)),
+        f.periods - 1
+    FROM (
+        SELECT CASE
+            -- Whoever is charged on time needs no more than this.
+            WHEN credits._utc_add(p_anchor_at, make_interval(months => p_month + p_months)) > p_now
+                THEN 1
+            ELSE (
+                -- The last date that can lie in the month of p_now, or the one behind it.
+                SELECT
+                    l.periods + (
+                        credits._utc_add(
+                            p_anchor_at, make_interval(months => p_month + l.periods * p_months)
+                        ) <= p_now
+                    )::integer
+                FROM (
+                    SELECT greatest(1, (e.months - p_month) / p_months) AS periods
+                    FROM (
+                        SELECT (
+                            extract(year FROM p_now AT TIME ZONE 'UTC') * 12
+                            + extract(month FROM p_now AT TIME ZONE 'UTC')
+                            - extract(year FROM p_anchor_at AT TIME ZONE 'UTC') * 12
+                            - extract(month FROM p_anchor_at AT TIME ZONE 'UTC')
+                        )::integer AS months
+                    ) AS e
+                ) AS l
+            )
+        END AS periods
+        -- Counted once: without this it would be put in the place of each of its names.
+        OFFSET 0
+    ) AS f
 $$;
 COMMENT ON FUNCTION credits._next_charge(timestamptz, integer, integer, timestamptz) IS
 'The first date of an anchor behind p_now, and how many dates before it are skipped';

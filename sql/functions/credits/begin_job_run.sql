@@ -3,6 +3,9 @@
 -- A run that never said that it ended, since its connection or the server went away, is closed here
 -- an hour after it began. One that lives all the same takes that back with its next batch.
 --
+-- Of a charge run it keeps how many subscriptions are due as it begins, so that whoever looks sees
+-- how far it is.
+--
 -- Raises: MC004 not_found for a job that is not in credits.jobs.
 CREATE OR REPLACE FUNCTION credits.begin_job_run(p_job text)
 RETURNS uuid
@@ -19,7 +22,13 @@ BEGIN
     END IF;
     UPDATE credits.job_runs SET ended_at = v_now, error = 'cut off: it never said that it ended'
     WHERE job = p_job AND started_at < v_before AND ended_at IS NULL;
-    INSERT INTO credits.job_runs (id, job, started_at) VALUES (v_id, p_job, v_now);
+    INSERT INTO credits.job_runs (id, job, started_at, total)
+    VALUES (
+        v_id, p_job, v_now,
+        CASE WHEN p_job = 'recurring-charge' THEN (
+            SELECT count(*) FROM credits.sync_subscriptions WHERE due_at <= v_now
+        ) END
+    );
     RETURN v_id;
 END
 $$;

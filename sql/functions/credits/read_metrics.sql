@@ -93,6 +93,15 @@ BEGIN
         ORDER BY r.started_at DESC LIMIT 1
     ) AS l ON true;
 
+    -- Those that were cut off tell nothing any more.
+    RETURN QUERY
+    SELECT m.name, p.job, sum(m.value)::bigint
+    FROM credits.job_progress AS p
+    CROSS JOIN LATERAL (VALUES ('job_done', p.done), ('job_total', p.total)) AS m (name, value)
+    WHERE p.total IS NOT NULL
+        AND coalesce(p.last_batch_at, p.started_at) > credits._utc_add(v_now, '-10 minutes')
+    GROUP BY m.name, p.job;
+
     RETURN QUERY
     SELECT 'ledger_violations', NULL, (l.did ->> 'violations')::bigint
     FROM (

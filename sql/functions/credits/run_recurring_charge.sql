@@ -16,9 +16,13 @@ DECLARE
 BEGIN
     v_run := credits.begin_job_run('recurring-charge');
     COMMIT;
+    v_batch.last_at := '-infinity';
+    v_batch.last_key := '';
     LOOP
         BEGIN
-            v_batch := credits.charge_due_subscriptions(p_batch_size);
+            v_batch := credits.charge_due_subscriptions(
+                p_batch_size, v_batch.last_at, v_batch.last_key
+            );
             v_charged := v_charged + v_batch.charged;
             v_paused := v_paused + v_batch.paused;
             v_errors := v_errors + v_batch.errors;

@@ -12,6 +12,8 @@ BEGIN
     UPDATE credits.job_runs SET
         did = p_did,
         error = p_error,
+        batches = batches + 1,
+        last_batch_at = v_now,
         ended_at = CASE WHEN p_ended THEN v_now END
     WHERE id = p_id;
 END

@@ -3,6 +3,9 @@
 from datetime import timedelta
 from typing import Any
 
+import pytest
+
+import service.wire as service_wire
 from tests.support.answers import (
     BALANCE,
     MOVED,
@@ -208,6 +211,29 @@ async def test_the_history_is_newest_first(service: Running, ann: str) -> None:
     assert [row["type"] for row in answer.body] == ["usage", "usage", "usage", "grant"]
     assert [row["balanceAfter"] for row in answer.body] == [7, 8, 9, 10]
     assert next_page(answer) is None
+
+
+async def test_a_long_answer_is_whole_however_it_is_written(
+    service: Running, ann: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await service.grant(ann, 10)
+    for number in range(5):
+        body = {"amount": 1, "appId": "app", "description": f"Grüße 🎁 {number}" * 10}
+        assert (await service.call("POST", "/credits/use", user=ann, json=body)).status == 200
+    path = "/credits/transactions?limit=3"
+    at_once = await service.call("GET", path, user=ann)
+
+    monkeypatch.setattr(service_wire, "PIECE_BYTES", 11)
+    in_pieces = await service.call("GET", path, user=ann)
+
+    assert in_pieces.status == 200
+    assert in_pieces.body == at_once.body
+    for name in ("Content-Length", "Content-Type", "Cache-Control", "Link"):
+        assert in_pieces.headers[name] == at_once.headers[name]
+    headers = {"Authorization": f"Bearer {service.token(ann)}"}
+    async with service.session.head(f"{service.url}/api/v1{path}", headers=headers) as answer:
+        assert answer.status == 200
+        assert answer.headers["Content-Length"] == at_once.headers["Content-Length"]
 
 
 async def test_the_history_of_a_user_never_seen_is_empty(service: Running) -> None:

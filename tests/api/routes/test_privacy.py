@@ -6,6 +6,7 @@ from urllib.parse import quote
 
 import pytest
 
+import service.api.privacy as service_api_privacy
 from tests.support.answers import a_time, require_error, wrong_fields
 from tests.support.databases import Connection
 from tests.support.running import Answer, Running
@@ -41,6 +42,24 @@ async def live(service: Running, user: str) -> None:
             json={**body, "userId": user},
         )
         assert answer.status < 300, answer.body
+
+
+@pytest.mark.parametrize("piece", [1, 7, 1000])
+async def test_however_it_is_cut_into_pieces_it_is_the_same_document(
+    service: Running, ann: str, monkeypatch: pytest.MonkeyPatch, piece: int
+) -> None:
+    await live(service, ann)
+    # Characters of several bytes, through which some of the cuts go.
+    debit = {"amount": 1, "appId": "chat", "description": "Grüße 🎁" * 20}
+    assert (await service.call("POST", "/credits/use", user=ann, json=debit)).status == 200
+    whole = await export(service, ann)
+
+    monkeypatch.setattr(service_api_privacy, "PIECE_BYTES", piece)
+    cut = await export(service, ann)
+
+    assert cut.status == whole.status == 200
+    assert {**cut.body, "exportedAt": 0} == {**whole.body, "exportedAt": 0}
+    assert cut.headers["Content-Length"] == whole.headers["Content-Length"]
 
 
 async def test_a_user_is_exported_as_one_document(service: Running, ann: str) -> None:

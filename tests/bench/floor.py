@@ -1,0 +1,63 @@
+"""The floor: what aiohttp and asyncpg do with one `SELECT 1` a request, and nothing else.
+
+python -m tests.bench.floor PORT URL SIZE…
+
+`GET /one/SIZE` asks through a pool of so many connections, `GET /nothing` asks nobody. The web
+server is the service's own, and the pools are set as its pool is.
+"""
+
+import asyncio
+import signal
+import sys
+from typing import TYPE_CHECKING
+
+import asyncpg
+from aiohttp import web
+
+# The service's own server, so that both are served alike.
+from service.server import _Runner
+
+if TYPE_CHECKING:
+    from asyncpg.pool import PoolConnectionProxy
+
+    _Connection = asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]
+
+
+async def _reset_nothing(_connection: "_Connection") -> None:
+    pass
+
+
+async def _serve(port: int, url: str, sizes: list[int]) -> None:
+    pools = {
+        str(size): await asyncpg.create_pool(
+            url, min_size=size, max_size=size, command_timeout=10, reset=_reset_nothing
+        )
+        for size in sizes
+    }
+
+    async def one(request: web.Request) -> web.Response:
+        value = await pools[request.match_info["size"]].fetchval("SELECT 1")
+        return web.Response(text=f'{{"one":{value}}}', content_type="application/json")
+
+    async def nothing(_request: web.Request) -> web.Response:
+        return web.Response(text='{"one":1}', content_type="application/json")
+
+    app = web.Application()
+    app.router.add_get("/one/{size}", one)
+    app.router.add_get("/nothing", nothing)
+    runner = _Runner(app, access_log=None, handle_signals=False)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", port).start()
+        stop = asyncio.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        await stop.wait()
+    finally:
+        await runner.cleanup()
+        for pool in pools.values():
+            pool.terminate()
+
+
+if __name__ == "__main__":
+    asyncio.run(_serve(int(sys.argv[1]), sys.argv[2], [int(size) for size in sys.argv[3:]]))

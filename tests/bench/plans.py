@@ -1,0 +1,77 @@
+"""What is measured, and for how long."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+CONNECTIONS: Final = (1, 32, 128)
+SCENARIOS: Final = {
+    "debit": "debit, 10,000 users",
+    "debit_hot": "debit, one user",
+    "debit_keyed": "debit with a key",
+    "reserve_commit": "reserve, then commit",
+    "balance": "balance",
+    "balance_jwt": "balance, by a token",
+    "status": "sync status",
+    "history_first": "history, page 1",
+    "history_deep": "history, page 1,800",
+    "mixed": "mixed",
+}
+USERS: Final = 10_000
+TOKEN_USERS: Final = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One run of the benchmark; times in seconds."""
+
+    rounds: int
+    seconds: float
+    warm_up: float
+    service: Mapping[str, tuple[int, ...]]
+    """The scenarios, each with its numbers of connections."""
+    alone: Mapping[str, tuple[int, ...]]
+    """The same for the service that sends every call alone."""
+    pools: tuple[int, ...]
+    clients: tuple[int, ...] = (1, 8)
+    charges: tuple[tuple[int, int], ...] = ()
+    """How many subscriptions are due, and in how many rounds that is measured."""
+    meanwhile: int = 0
+    """How many are due while debits go on; 0: not measured."""
+
+    @property
+    def steps(self) -> int:
+        """How many measurements there are."""
+        calls = sum(len(n) for load in (self.service, self.alone) for n in load.values())
+        pools = (len(self.pools) + 1) * len(CONNECTIONS)
+        a_round = calls + pools + 3 * len(self.clients) + len(WATCHED)
+        charges = sum(2 * min(rounds, self.rounds) for _, rounds in self.charges)
+        return self.rounds * a_round + charges + (4 * self.rounds if self.meanwhile else 0)
+
+
+WATCHED: Final = (("mixed", 128), ("debit", 128), ("balance", 128), ("history_deep", 32))
+"""What goes on while the event loop is watched."""
+
+FULL: Final = Plan(
+    rounds=5,
+    seconds=5,
+    warm_up=3,
+    service=dict.fromkeys(SCENARIOS, CONNECTIONS),
+    alone=dict.fromkeys(SCENARIOS, CONNECTIONS),
+    pools=(2, 4, 8, 10, 16),
+    charges=((50_000, 3), (1_000_000, 1)),
+    meanwhile=1_000_000,
+)
+QUICK: Final = Plan(
+    rounds=1,
+    seconds=1,
+    warm_up=1,
+    service={
+        **dict.fromkeys(SCENARIOS, (32,)),
+        **dict.fromkeys(("debit", "debit_hot", "balance", "status"), CONNECTIONS),
+        **dict.fromkeys(("history_first", "history_deep"), (1, 32)),
+    },
+    alone=dict.fromkeys(("debit", "balance"), (1, 32)),
+    pools=(4, 10),
+    charges=((5_000, 1),),
+)

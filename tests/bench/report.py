@@ -1,0 +1,298 @@
+"""The report: Markdown for people, and everything that was measured as JSON."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.bench.figures import Figure, Samples, ratio
+from tests.bench.plans import CONNECTIONS, SCENARIOS, Plan
+from tests.bench.targets import Target, floor, targets
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """What the figures were taken on."""
+
+    when: str
+    commit: str
+    machine: list[str]
+    settings: Mapping[str, str]
+    plan: Plan
+
+
+def write(
+    folder: Path, about: About, samples: Samples, growth: Mapping[str, Any] | None
+) -> tuple[str, list[Target]]:
+    """Write report.md and report.json; the Markdown, and the targets."""
+    found = targets(samples, growth)
+    text = render(about, samples, found, growth)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "report.md").write_text(text)
+    document = {
+        "about": asdict(about),
+        "targets": [{**asdict(target), "held": target.held} for target in found],
+        "samples": samples.plain(),
+        "growth": growth,
+    }
+    (folder / "report.json").write_text(json.dumps(document, indent=1) + "\n")
+    return text, found
+
+
+def render(
+    about: About, samples: Samples, found: Sequence[Target], growth: Mapping[str, Any] | None
+) -> str:
+    """The Markdown."""
+    parts = [
+        _head(about),
+        _targets(found),
+        _rates(samples),
+        _floors(samples),
+        _database(samples),
+        _charges(samples),
+        _process(samples),
+        _growth(growth),
+        _trouble(samples),
+    ]
+    return "\n".join(part for part in parts if part)
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table: the first column to the left, the others to the right."""
+    lines = [head, ["---", *("---:" for _ in head[1:])], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def number(value: float) -> str:
+    """As many digits as say something."""
+    if abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+
+
+def shown(figure: Figure | None) -> str:
+    """The median, and how far the rounds lie apart."""
+    if figure is None:
+        return ""
+    if figure.times == 1:
+        return number(figure.median)
+    return f"{number(figure.median)} ({number(figure.low)}-{number(figure.high)})"
+
+
+def _many(connections: int) -> str:
+    return "1 connection" if connections == 1 else f"{connections} connections"
+
+
+def _times(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
+
+
+def _head(about: About) -> str:
+    plan = about.plan
+    lines = [
+        "# Benchmark",
+        "",
+        f"{about.when}, commit {about.commit}.",
+        "",
+        *(f"- {line}" for line in about.machine),
+        f"- PostgreSQL {about.settings['server_version']}: "
+        + ", ".join(f"{k} {v}" for k, v in about.settings.items() if k != "server_version"),
+        f"- Rounds: {plan.rounds}, of {plan.seconds:g} s a measurement, everything in turn; "
+        "each on a fresh copy of the database. Shown: the median (lowest-highest).",
+        "- wrk, one thread, one service process, everything on this machine.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _targets(found: Sequence[Target]) -> str:
+    words = {True: "held", False: "**MISSED**", None: "not measured"}
+    rows = [
+        [
+            target.what + (f" ({target.note})" if target.note else ""),
+            f"{'≥' if target.at_least else '≤'} {target.wanted:g}",
+            "" if target.measured is None else number(target.measured),
+            words[target.held],
+        ]
+        for target in found
+    ]
+    missed = sum(target.held is False for target in found)
+    unknown = sum(target.held is None for target in found)
+    summary = f"{len(found) - missed - unknown} held, {missed} missed, {unknown} not measured."
+    return "\n".join(
+        [
+            "## What must be seen to hold",
+            "",
+            summary,
+            "",
+            table(["what", "wanted", "measured", ""], rows),
+        ]
+    )
+
+
+def _rates(samples: Samples) -> str:
+    parts = [
+        "## Over HTTP",
+        "",
+        "CPU is what the process that serves worked for a call, the database's work left out: this "
+        "depends less on what else the machine is doing.",
+        "",
+    ]
+    for connections in CONNECTIONS:
+        bottom = floor(samples, connections, "rate")
+        rows = []
+        lines = [("service", s) for s in SCENARIOS] + [("alone", s) for s in SCENARIOS]
+        for subject, scenario in lines:
+            rate, p50, p99, cpu = (
+                samples.figure(subject, scenario, connections, name)
+                for name in ("rate", "p50", "p99", "cpu")
+            )
+            if rate is None:
+                continue
+            alone = samples.figure("alone", scenario, connections, "rate")
+            what = SCENARIOS[scenario] + (", every call alone" if subject == "alone" else "")
+            rows.append(
+                [
+                    what,
+                    shown(rate),
+                    shown(p50),
+                    shown(p99),
+                    shown(cpu),
+                    _times(ratio(rate, bottom)),
+                    _times(ratio(rate, alone)) if subject == "service" else "",
+                ]
+            )
+        if bottom is not None:
+            best = samples.best("pools", connections)
+            others = [shown(floor(samples, connections, n)) for n in ("p50", "p99", "cpu")]
+            rows.append([f"floor: `SELECT 1`, {best}", shown(bottom), *others, "1.00", ""])
+        head = ["call", "a second", "p50 ms", "p99 ms", "CPU µs", "/ floor", "/ alone"]
+        parts += [f"### {_many(connections)}", "", table(head, rows)]
+    return "\n".join(parts)
+
+
+def _floors(samples: Samples) -> str:
+    rows = []
+    scenarios = dict.fromkeys(s.scenario for s in samples.all if s.subject == "pools")
+    for name in scenarios:
+        rates = [shown(samples.figure("pools", name, c, "rate")) for c in CONNECTIONS]
+        rows.append([f"`SELECT 1`, {name}", *rates])
+    rates = [shown(samples.figure("floor", "nothing", c, "rate")) for c in CONNECTIONS]
+    rows.append(["no database", *rates])
+    cores = [shown(samples.figure("floor", "nothing", c, "wrk_cores")) for c in CONNECTIONS]
+    rows.append(["cores that wrk took meanwhile", *cores])
+    most = max((s.values["wrk_cores"] for s in samples.all if "wrk_cores" in s.values), default=0.0)
+    head = ["answers a second", *(_many(c) for c in CONNECTIONS)]
+    return "\n".join(
+        [
+            "## The floor, and the load",
+            "",
+            table(head, rows),
+            f"wrk took {most:.2f} of a core at most, over all measurements: it is not the limit.",
+            "",
+        ]
+        if most < 0.9
+        else [
+            "## The floor, and the load",
+            "",
+            table(head, rows),
+            f"**wrk took {most:.2f} of a core: it may have been the limit.**",
+            "",
+        ]
+    )
+
+
+def _database(samples: Samples) -> str:
+    names = {
+        "bare_debit": "a debit as one bare statement",
+        "use_credits": "credits.use_credits",
+        "commit": "pg_logical_emit_message: a commit",
+    }
+    rows = []
+    for clients in (1, 8):
+        bare = samples.figure("sql", "bare_debit", clients, "rate")
+        for script, what in names.items():
+            rate = samples.figure("sql", script, clients, "rate")
+            others = [
+                shown(samples.figure("sql", script, clients, n)) for n in ("p50", "p99", "cpu")
+            ]
+            rows.append([what, str(clients), shown(rate), *others, _times(ratio(rate, bare))])
+    head = ["on the database", "clients", "a second", "p50 ms", "p99 ms", "CPU µs", "/ bare"]
+    return "\n".join(["## On the database, by pgbench", "", table(head, rows)])
+
+
+def _charges(samples: Samples) -> str:
+    rows = []
+    for scenario in dict.fromkeys(s.scenario for s in samples.all if s.subject == "job"):
+        job = samples.figure("job", scenario, 1, "rate")
+        statement = samples.figure("statement", scenario, 1, "rate")
+        due = int(scenario.removeprefix("charge_"))
+        rows.append([f"{due:,}", shown(job), shown(statement), _times(ratio(job, statement))])
+    if not rows:
+        return ""
+    head = ["due", "the job, a second", "one statement, a second", "/ statement"]
+    parts = ["## Charging", "", table(head, rows)]
+    rows = []
+    for what, scenario, connections in (
+        ("over HTTP, 32 connections, as many as go", "debit_payers", 32),
+        ("on the database, 8 clients, 200 a second", "sql", 8),
+    ):
+        if samples.figure("idle", scenario, connections, "p99") is None:
+            continue
+        for subject in ("idle", "charging"):
+            rate, p50, p99 = (
+                samples.figure(subject, scenario, connections, name)
+                for name in ("rate", "p50", "p99")
+            )
+            rows.append([what, subject, shown(rate), shown(p50), shown(p99)])
+    if rows:
+        head = ["debits meanwhile", "", "a second", "p50 ms", "p99 ms"]
+        parts += [table(head, rows)]
+    return "\n".join(parts)
+
+
+def _process(samples: Samples) -> str:
+    rows = []
+    for subject, what in (("service", "the service"), ("alone", "every call alone")):
+        figures = [
+            samples.figure(subject, "process", 0, name) for name in ("peak", "rss", "pss", "pool")
+        ]
+        rows.append([what, *(shown(figure) for figure in figures)])
+    parts = [
+        "## The process",
+        "",
+        table(["after the load", "peak MB", "resident MB", "PSS MB", "connections"], rows),
+    ]
+    held, late, worked, collected = (
+        shown(samples.figure("service", "loop", 0, name))
+        for name in ("held", "late", "worked", "collected")
+    )
+    parts += [
+        f"Its event loop, by a timer of 1 ms, was held up {held} ms at most, or {late} ms with the "
+        "time for which its thread was ready and got no core. Between two ticks it ran "
+        f"{worked} ms at most; the longest garbage collection took {collected} ms.",
+        "",
+    ]
+    return "\n".join(parts)
+
+
+def _growth(growth: Mapping[str, Any] | None) -> str:
+    if growth is None:
+        return ""
+    return "\n".join(["## Growth", "", str(growth["table"])])
+
+
+def _trouble(samples: Samples) -> str:
+    bad = [s for s in samples.all if s.values.get("refused") or s.values.get("broken")]
+    if not bad:
+        return "No call was refused, and no connection failed.\n"
+    rows = [
+        [
+            f"{s.subject}: {s.scenario}, {s.connections} connections, round {s.round + 1}",
+            number(s.values["refused"]),
+            number(s.values["broken"]),
+        ]
+        for s in bad
+    ]
+    return "\n".join(["## Calls that went wrong", "", table(["", "refused", "failed"], rows)])

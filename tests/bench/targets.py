@@ -1,0 +1,189 @@
+"""What must be seen to hold, and whether it was."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tests.bench.figures import Figure, Samples, ratio
+from tests.bench.plans import SCENARIOS
+
+SLOWER = 0.95
+"""As fast as, within noise."""
+MEMORY_MB = 80.0
+LOOP_MS = 50.0
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One line: what was wanted, and what was measured (None: it was not)."""
+
+    what: str
+    wanted: float
+    measured: float | None
+    at_least: bool = True
+    note: str = ""
+
+    @property
+    def held(self) -> bool | None:
+        """Whether it holds; None when it was not measured."""
+        if self.measured is None:
+            return None
+        if self.at_least:
+            return self.measured >= self.wanted
+        return self.measured <= self.wanted
+
+
+def targets(samples: Samples, growth: Mapping[str, Any] | None = None) -> list[Target]:
+    """Every target; `growth` is what tests.bench.growth has written, if it has."""
+    return [
+        *_rates(samples),
+        *_latencies(samples),
+        *_one_connection(samples),
+        *_database(samples),
+        *_charges(samples),
+        *_history(samples),
+        *_growth(growth or {}),
+        *_process(samples),
+    ]
+
+
+def floor(samples: Samples, connections: int, name: str) -> Figure | None:
+    """The floor at its best pool for this number of connections."""
+    best = samples.best("pools", connections)
+    return None if best is None else samples.figure("pools", best, connections, name)
+
+
+def _rates(samples: Samples) -> Iterator[Target]:
+    wanted = {
+        "debit": (0.8, 1.1),
+        "debit_hot": (1.0, 1.4),
+        "balance": (2.0, 2.5),
+        "status": (2.0, 2.5),
+    }
+    for scenario, least in wanted.items():
+        for connections, at_least in zip((32, 128), least, strict=True):
+            yield Target(
+                f"{SCENARIOS[scenario]}: rate at {connections} connections / floor",
+                at_least,
+                ratio(
+                    samples.figure("service", scenario, connections, "rate"),
+                    floor(samples, connections, "rate"),
+                ),
+            )
+
+
+def _latencies(samples: Samples) -> Iterator[Target]:
+    for scenario in ("debit", "debit_hot", "balance", "status"):
+        yield Target(
+            f"{SCENARIOS[scenario]}: p99 at 32 connections / floor's",
+            0.5,
+            ratio(samples.figure("service", scenario, 32, "p99"), floor(samples, 32, "p99")),
+            at_least=False,
+        )
+
+
+def _one_connection(samples: Samples) -> Iterator[Target]:
+    for scenario in ("debit", "balance"):
+        yield Target(
+            f"{SCENARIOS[scenario]}: rate at 1 connection / every call alone",
+            SLOWER,
+            ratio(
+                samples.figure("service", scenario, 1, "rate"),
+                samples.figure("alone", scenario, 1, "rate"),
+            ),
+            note="no slower, within noise",
+        )
+
+
+def _database(samples: Samples) -> Iterator[Target]:
+    for clients in (1, 8):
+        yield Target(
+            f"the SQL debit, clients: {clients}: rate / the bare statement",
+            0.8,
+            ratio(
+                samples.figure("sql", "use_credits", clients, "rate"),
+                samples.figure("sql", "bare_debit", clients, "rate"),
+            ),
+        )
+
+
+def _charges(samples: Samples) -> Iterator[Target]:
+    def rate(subject: str, due: int) -> Figure | None:
+        return samples.figure(subject, f"charge_{due}", 1, "rate")
+
+    yield Target(
+        "charging 50,000: rate / one set-based statement",
+        0.7,
+        ratio(rate("job", 50_000), rate("statement", 50_000)),
+    )
+    yield Target(
+        "charging 1,000,000: rate / the rate of 50,000",
+        0.8,
+        ratio(rate("job", 1_000_000), rate("job", 50_000)),
+    )
+    for scenario, connections, how in (
+        ("debit_payers", 32, "over HTTP, 32 connections, as many as go"),
+        ("sql", 8, "on the database, 200 a second"),
+    ):
+        yield Target(
+            f"p99 of debits while charges go on / idle: {how}",
+            2.0,
+            ratio(
+                samples.figure("charging", scenario, connections, "p99"),
+                samples.figure("idle", scenario, connections, "p99"),
+            ),
+            at_least=False,
+        )
+
+
+def _history(samples: Samples) -> Iterator[Target]:
+    yield Target(
+        "history: p50 of page 1,800 / page 1, 1 connection",
+        1.3,
+        ratio(
+            samples.figure("service", "history_deep", 1, "p50"),
+            samples.figure("service", "history_first", 1, "p50"),
+        ),
+        at_least=False,
+    )
+
+
+def _growth(growth: Mapping[str, Any]) -> Iterator[Target]:
+    small, large = growth.get("rows", (0, 0))
+    # Other sizes say nothing about these.
+    fits = 0 < small <= 1.01e6 and large >= 0.99e7
+    ratios = growth.get("ratios", {}) if fits else {}
+    for name, what in (
+        ("debit over HTTP", "debits over HTTP"),
+        ("debit", "debits on the database"),
+        ("history over HTTP", "history over HTTP"),
+        ("history", "history on the database"),
+    ):
+        yield Target(
+            f"{what}: rate at 10 million ledger rows / at 1 million",
+            0.8,
+            ratios.get(name),
+            note="by tests.bench.growth",
+        )
+
+
+def _process(samples: Samples) -> Iterator[Target]:
+    peak = samples.figure("service", "process", 0, "peak")
+    yield Target(
+        "memory of one process under load, peak resident (MB)",
+        MEMORY_MB,
+        None if peak is None else peak.high,
+        at_least=False,
+    )
+    loop = samples.figure("service", "loop", 0, "held")
+    late = samples.figure("service", "loop", 0, "late")
+    note = ""
+    if late is not None:
+        note = f"{late.high:.0f} ms with the waiting for a core"
+    yield Target(
+        "the event loop's longest block (ms)",
+        LOOP_MS,
+        None if loop is None else loop.high,
+        at_least=False,
+        note=note,
+    )
