@@ -594,6 +594,29 @@ async def test_a_hold_is_settled_once_in_a_batch(
     assert spent.done["available"] == 0
 
 
+async def test_what_a_commit_gives_back_can_be_spent_behind_it(
+    service_login: Connection,
+) -> None:
+    await grant(service_login, "ann", 20)
+    some = await held(service_login, "ann", 15)
+    key = {"idempotency_key": "k"}
+    keyed, committed, too_much, again, spent = await run_batch(
+        service_login,
+        debit("ann", 1, **key),
+        commit(some, amount=4),
+        debit("ann", 16),
+        debit("ann", 1, **key),
+        debit("ann", 15),
+    )
+    assert (keyed.done["available"], keyed.done["reserved"]) == (4, 15)
+    assert committed.done["available"] == 15
+    assert too_much.error.facts == {"required": 16, "available": 15}
+    # A repetition is told what there is now.
+    move = again.done
+    assert (move["available"], move["reserved"], move["total_spent"]) == (15, 0, 5)
+    assert (spent.done["available"], spent.done["total_spent"]) == (0, 20)
+
+
 # Time
 
 
