@@ -1,5 +1,7 @@
 """Balances, the ledger, reservations, prices: one wrapper for each function of `sql/functions`.
 
+The fields of what a query returns are the columns of the function's result, in their order.
+
 Amounts are whole credits (1 credit = 1 euro cent). What a function raises reaches the caller as
 ApiError, by the table of `service.errors`.
 """
@@ -176,12 +178,12 @@ _BALANCES: Final[Kind[str, Record]] = Kind("balances", _balances, _balance, str)
 
 async def get_balance(db: Database, user_id: str) -> BalanceSummary:
     """What a user has; zeros for a user never seen."""
-    return BalanceSummary(**await db.batched(_BALANCES, user_id))
+    return BalanceSummary(*await db.batched(_BALANCES, user_id))
 
 
 async def init_balance(db: Database, user_id: str) -> BalanceSummary:
     """Make a user known; again changes nothing."""
-    return BalanceSummary(**await db.move("SELECT * FROM credits.init_balance($1)", user_id))
+    return BalanceSummary(*await db.move("SELECT * FROM credits.init_balance($1)", user_id))
 
 
 async def use_credits(
@@ -220,7 +222,7 @@ async def use_credits(
         " p_idempotency_key => $5, p_metadata => $6, p_id => $7, p_origin => $8)",
         (user_id, amount, app_id, description, idempotency_key, metadata, move_id, origin),
     )
-    return Move(**await db.batched(_MOVES, call))
+    return Move(*await db.batched(_MOVES, call))
 
 
 async def refund_credits(
@@ -268,7 +270,7 @@ async def refund_credits(
             move_id,
         ),
     )
-    return Move(**await db.batched(_MOVES, call))
+    return Move(*await db.batched(_MOVES, call))
 
 
 async def grant_credits(
@@ -305,7 +307,7 @@ async def grant_credits(
         " p_description => $5, p_id => $6)",
         (user_id, amount, reason, reference_id, description, move_id),
     )
-    return Move(**await db.batched(_MOVES, call))
+    return Move(*await db.batched(_MOVES, call))
 
 
 async def reserve_credits(
@@ -342,7 +344,7 @@ async def reserve_credits(
         " p_idempotency_key => $5, p_id => $6)",
         (user_id, amount, reason, expires_in_seconds, idempotency_key, hold_id),
     )
-    return Hold(**await db.batched(_MOVES, call))
+    return Hold(*await db.batched(_MOVES, call))
 
 
 async def commit_reservation(
@@ -379,7 +381,7 @@ async def commit_reservation(
         " p_idempotency_key => $6)",
         (reservation_id, user_id, description, amount, move_id, idempotency_key),
     )
-    return CommittedHold(**await db.batched(_MOVES, call))
+    return CommittedHold(*await db.batched(_MOVES, call))
 
 
 async def refund_reservation(
@@ -408,7 +410,7 @@ async def refund_reservation(
         "p_reservation_id => $1, p_user_id => $2, p_idempotency_key => $3)",
         (reservation_id, user_id, idempotency_key),
     )
-    return Hold(**await db.batched(_MOVES, call))
+    return Hold(*await db.batched(_MOVES, call))
 
 
 async def list_transactions(
@@ -433,7 +435,7 @@ async def list_transactions(
         type_,
         app_id,
     )
-    return [Move(**row) for row in rows]
+    return [Move(*row) for row in rows]
 
 
 async def list_usage(db: Database, user_id: str, days: int) -> list[UsageDay]:

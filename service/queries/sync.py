@@ -78,7 +78,7 @@ _STATUSES: Final[Kind[str, Record]] = Kind("sync statuses", _statuses, _status, 
 
 async def get_sync_status(db: Database, user_id: str) -> SyncStatus:
     """Cloud Sync of a user."""
-    return SyncStatus(**await db.batched(_STATUSES, user_id))
+    return SyncStatus(*await db.batched(_STATUSES, user_id))
 
 
 async def activate_sync(

@@ -4,11 +4,14 @@ import re
 from collections.abc import AsyncIterator
 
 import asyncpg
+import msgspec
 import pytest
 import pytest_asyncio
 
 from service.dev.postgres import Cluster
 from service.paths import FUNCTIONS, MIGRATIONS
+from service.queries.credits import BalanceSummary, CommittedHold, Hold, Move
+from service.queries.sync import SyncStatus
 from tests.support.clones import shared_clone
 from tests.support.databases import Clone, Connection, connect
 
@@ -279,3 +282,25 @@ def test_migrations_call_no_function_of_the_other_folder() -> None:
         called = set(re.findall(r"\b((?:credits|gifts)\.\w+)\s*\(", text))
         # INSERT INTO credits.jobs (job, …) looks like a call; no table has a function's name.
         assert called & names == set(), path.name
+
+
+@pytest.mark.parametrize(
+    ("type_", "result"),
+    [
+        ("credits.move", Move),
+        ("credits.balance_summary", BalanceSummary),
+        ("credits.hold", Hold),
+        ("credits.committed_hold", CommittedHold),
+        ("credits.sync_status", SyncStatus),
+    ],
+)
+async def test_the_service_reads_results_by_the_order_of_their_columns(
+    catalogue: Connection, type_: str, result: type[msgspec.Struct]
+) -> None:
+    columns = await catalogue.fetch(
+        "SELECT a.attname FROM pg_type AS t JOIN pg_attribute AS a ON a.attrelid = t.typrelid"
+        " WHERE t.oid = $1::text::regtype AND a.attnum > 0 AND NOT a.attisdropped"
+        " ORDER BY a.attnum",
+        type_,
+    )
+    assert [name for (name,) in columns] == list(result.__struct_fields__)
