@@ -791,6 +791,43 @@ async def test_who_is_erased_meanwhile_is_left(
         assert refused.error.sqlstate == sqlstate
 
 
+async def test_the_hold_of_somebody_who_was_erased_and_came_back_is_left(
+    admin: Connection, database: Clone, service_login: Connection
+) -> None:
+    """It is no more of whom the batch has locked."""
+    await grant(service_login, "ann", 30)
+    some = await held(service_login, "ann", 5)
+    await wait_longer(admin)
+    async with connections(database, 2) as (holder, batching):
+        await holder.execute("BEGIN")
+        await holder.fetch("SELECT * FROM credits.erase_user('ann', $1)", uuid4())
+        await run_alone(holder, GRANT, **reward("ann", "again", 10)[1])
+        batch = asyncio.ensure_future(run_batch(batching, commit(some), debit("ann")))
+        await blocked(admin, batching, batch)
+        await holder.execute("COMMIT")
+        committed, debited = await batch
+    assert committed.alone
+    assert debited.done["available"] == 9
+
+
+async def test_also_past_those_who_are_held_a_batch_holds_no_others(
+    admin: Connection, database: Clone, service_login: Connection
+) -> None:
+    for user in ("ann", "bob"):
+        await grant(service_login, user, 30)
+    one, other = await held(service_login, "ann"), await held(service_login, "ann")
+    async with superusers(database, 2) as (holder, batching):
+        await holder.execute("BEGIN")
+        await holder.execute("SELECT FROM credits.balances WHERE user_id = 'bob' FOR UPDATE")
+        await batching.execute("BEGIN")
+        bobs, anns = await run_batch(batching, debit("bob"), give_back(one))
+        assert (bobs.alone, anns.alone) == (True, False)
+        free = await admin.fetch("SELECT id FROM credits.reservations FOR UPDATE SKIP LOCKED")
+        assert [row["id"] for row in free] == [other]
+        await batching.execute("ROLLBACK")
+        await holder.execute("ROLLBACK")
+
+
 async def test_a_batch_holds_the_rows_that_it_names_and_no_others(
     admin: Connection, database: Clone, service_login: Connection
 ) -> None:
