@@ -136,7 +136,6 @@ BEGIN
                 := v_balance.total_earned + greatest((v_decision.wanted).amount, 0);
             v_balance.total_spent
                 := v_balance.total_spent + greatest(-(v_decision.wanted).amount, 0);
-            v_balance.last_seq := v_balance.last_seq + 1;
         ELSE
             RETURN NEXT ROW(
                 v_item.place, false, NULL, NULL, v_decision.made, v_hold, v_commit
