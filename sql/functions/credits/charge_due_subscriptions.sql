@@ -7,7 +7,7 @@
 --        a later run rather than holding up everybody in the batch.
 -- Replaces: credits.charge_due_subscriptions(integer)
 CREATE OR REPLACE FUNCTION credits.charge_due_subscriptions(
-    p_batch_size integer DEFAULT 500,
+    p_batch_size integer DEFAULT 250,
     p_after timestamptz DEFAULT '-infinity',
     p_after_key text DEFAULT ''
 )
@@ -15,6 +15,10 @@ RETURNS credits.charge_result
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 SET lock_timeout = '1s'
+-- Statistics of a quiet time say that nobody is due. By them every batch would gather and sort all who
+-- are due; in the order of the index it reads its own rows and no more, whatever there is.
+SET enable_bitmapscan = off
+SET enable_seqscan = off
 AS $$
 BEGIN
     RETURN credits._charge_due(clock_timestamp(), p_batch_size, p_after, p_after_key);
