@@ -1,8 +1,10 @@
-"""Natural batching: calls that come while a statement is under way go together in the next one.
+"""Natural batching: calls that come while statements are under way go together in the next one.
 
 There is no timer. A call that finds nothing under way is sent at once, by its own function. Those
 that come meanwhile go together as one statement, one transaction and one commit. So an idle service
-is as quick as without batches, and a busy one shares round trips, commits and row locks.
+is as quick as without batches, and a busy one shares round trips, commits and row locks. Two
+statements are under way, each with about half of the calls, so that the database does one while the
+service reads and answers the requests of the other.
 
 What a batch could not do is settled call by call, by the functions of the calls, apart from the
 batches: a user whom somebody else holds does not hold up the others. Calls about one user are
@@ -29,8 +31,10 @@ SIZE_MAX: Final = 64
 at most one for each call."""
 WAITING_MAX: Final = 1000
 """Calls that wait, of one kind: another one would wait longer than its client does."""
+TURNS: Final = 2
+"""Statements under way at once: the database does one while the service is busy with the other."""
 TURN_SECONDS: Final = 0.25
-"""For a statement to hold back the next one; after that they go side by side."""
+"""For a statement to hold back others; after that they go side by side with it."""
 
 _C = TypeVar("_C")
 _R = TypeVar("_R")
@@ -123,8 +127,11 @@ class Batcher(Generic[_C, _R]):
         self._apart_waiting = 0
         self._apart_turns = asyncio.Semaphore(apart_max)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._turn = 0
+        # How many calls each statement under way has.
+        self._turns: dict[int, int] = {}
         self._last_turn = 0
+        self._last_size = 1
+        self._woken = False
 
     @property
     def waiting(self) -> int:
@@ -136,8 +143,8 @@ class Batcher(Generic[_C, _R]):
 
         Raises what its own function raises, and UnavailableError when too many wait already.
         """
-        if not self._turn and self._size_min > 1 and not self._apart:
-            turn, watch = self._begin()
+        if not self._turns and self._last_size == 1 < self._size_min and not self._apart:
+            turn, watch = self._begin(1)
             try:
                 return await self._kind.alone(self._db, call, None)
             finally:
@@ -149,33 +156,43 @@ class Batcher(Generic[_C, _R]):
         )
         if not self._apart or not self._put_apart(waiting):
             self._waiting.append(waiting)
-            self._go_on()
+            if not self._woken and self._may_begin():
+                # Not at once: what arrived in the same round of the loop goes with it.
+                self._woken = True
+                asyncio.get_running_loop().call_soon(self._go_on)
         return await waiting.answer
 
-    def _begin(self) -> tuple[int, asyncio.TimerHandle]:
-        self._last_turn += 1
-        self._turn = self._last_turn
-        loop = asyncio.get_running_loop()
-        return self._turn, loop.call_later(TURN_SECONDS, self._end, self._turn)
+    def _may_begin(self) -> bool:
+        """Whether a statement may be sent now: none is under way, or one that is no larger."""
+        return len(self._turns) < TURNS and len(self._waiting) >= max(
+            self._turns.values(), default=1
+        )
+
+    def _begin(self, calls: int) -> tuple[int, asyncio.TimerHandle]:
+        self._last_turn = turn = self._last_turn + 1
+        self._turns[turn] = calls
+        return turn, asyncio.get_running_loop().call_later(TURN_SECONDS, self._end, turn)
 
     def _end(self, turn: int, watch: asyncio.TimerHandle | None = None) -> None:
         if watch is not None:
             watch.cancel()
-        if self._turn == turn:
-            self._turn = 0
+        if self._turns.pop(turn, None) is not None:
             self._go_on()
 
     def _go_on(self) -> None:
-        if self._turn or not self._waiting:
-            return
-        batch = self._take()
-        if batch:
-            turn, watch = self._begin()
-            self._start(self._send(batch, turn, watch))
+        self._woken = False
+        while self._waiting and self._may_begin():
+            # No more than its part of all, so that the others have as many.
+            part = -(-(len(self._waiting) + sum(self._turns.values())) // TURNS)
+            batch = self._take(min(part, self._size_max))
+            if batch:
+                self._last_size = len(batch)
+                turn, watch = self._begin(len(batch))
+                self._start(self._send(batch, turn, watch))
 
-    def _take(self) -> list[_Waiting[_C, _R]]:
+    def _take(self, size: int) -> list[_Waiting[_C, _R]]:
         batch: list[_Waiting[_C, _R]] = []
-        while self._waiting and len(batch) < self._size_max:
+        while self._waiting and len(batch) < size:
             waiting = self._waiting.popleft()
             if not waiting.dropped() and not (self._apart and self._put_apart(waiting)):
                 batch.append(waiting)

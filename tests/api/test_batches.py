@@ -86,8 +86,9 @@ def wire() -> Wire:
 
 @pytest.fixture(autouse=True)
 def no_clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No statement gives up its turn, however slow the machine is."""
+    """No statement gives up its turn, however slow the machine is, and there is one turn."""
     monkeypatch.setattr(batches, "TURN_SECONDS", 3600.0)
+    monkeypatch.setattr(batches, "TURNS", 1)
 
 
 async def settled() -> None:
@@ -121,6 +122,54 @@ def _answer(task: "asyncio.Task[str]") -> Any:
 
 def refused() -> ApiError:
     return ApiError(402, "insufficient_credits", "Insufficient credits")
+
+
+# Several statements under way
+
+
+async def test_a_second_statement_goes_once_as_many_wait(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batcher = Batcher(DB, wire.kind)
+    (first,) = await asked(batcher, "a1")
+    others = await asked(batcher, *"bcdefg")
+    monkeypatch.setattr(batches, "TURNS", 2)
+    wire.sent[0].done()
+    assert await answers([first]) == ["a1 done"]
+    # Half of all goes, and the other half with the next one.
+    assert wire.calls == [["a1"], ["b", "c", "d"], ["e", "f", "g"]]
+    more = await asked(batcher, *"hi")
+    wire.sent[2].done()
+    await settled()
+    assert len(wire.calls) == 3, "fewer wait than are under way"
+    more += await asked(batcher, "j")
+    assert wire.calls[3:] == [["h", "i", "j"]]
+    more += await asked(batcher, *"klm")
+    assert len(wire.calls) == 4, "two are under way"
+    wire.sent[1].done()
+    assert wire.calls[4:] == [] or wire.calls[4:] == [["k", "l", "m"]]
+    await settled()
+    assert wire.calls[4:] == [["k", "l", "m"]]
+    wire.sent[3].done()
+    wire.sent[4].done()
+    assert None not in await answers(others + more)
+    assert batcher.waiting == 0
+
+
+async def test_what_waits_goes_when_nothing_is_under_way_any_more(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches, "TURNS", 2)
+    batcher = Batcher(DB, wire.kind)
+    await asked(batcher, "a1")
+    tasks = await asked(batcher, "b1", "c1")
+    assert wire.calls == [["a1"], ["b1"]] or wire.calls == [["a1"], ["b1", "c1"]]
+    wire.sent[0].done()
+    wire.sent[1].done()
+    await settled()
+    for statement in wire.sent[2:]:
+        statement.done()
+    assert await answers(tasks) == ["b1 done", "c1 done"]
 
 
 # Which calls go together
@@ -207,7 +256,8 @@ async def test_fewer_than_the_least_size_go_one_after_the_other(wire: Wire) -> N
         wire.last.done()
         await settled()
     assert await answers(tasks) == ["a1 done", "b1 done", "c1 done"]
-    tasks = await asked(batcher, "x", "a1", "b1", "c1")
+    await asked(batcher, "x")
+    tasks = await asked(batcher, "a1", "b1", "c1")
     wire.last.done()
     await settled()
     assert (wire.last.calls, wire.last.alone) == (["a1", "b1", "c1"], False)
@@ -235,9 +285,10 @@ async def test_more_calls_than_may_wait_are_unavailable(wire: Wire) -> None:
     wire.last.done()
     assert (await answers(tasks))[:3] == ["a1 done", "b1 done", "c1 done"]
     assert wire.calls == [["a1"], ["b1", "c1"]]
-    # There is room again.
-    tasks = await asked(batcher, "a2", "b2", "c2")
-    assert await answers(tasks) == [None, None, None]
+    # There is room again. After a batch the first one waits for those that come with it.
+    tasks = await asked(batcher, "a2", "b2")
+    assert wire.calls[2:] == [["a2", "b2"]]
+    assert await answers(tasks) == [None, None]
 
 
 async def test_those_that_wait_apart_count_as_well(wire: Wire) -> None:

@@ -19,7 +19,7 @@ from tests.support.running import Running
 CALLERS = 8
 BATCH = 10
 JOB = f"CALL credits.run_recurring_charge({BATCH})"
-SERVICE_BATCH = 250
+SERVICE_BATCH = 500
 """What charge_due_subscriptions takes unless it is told."""
 CHARGE = "sync:2"
 LOCK = 4711

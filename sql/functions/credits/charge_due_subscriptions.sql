@@ -7,7 +7,7 @@
 --        a later run rather than holding up everybody in the batch.
 -- Replaces: credits.charge_due_subscriptions(integer)
 CREATE OR REPLACE FUNCTION credits.charge_due_subscriptions(
-    p_batch_size integer DEFAULT 250,
+    p_batch_size integer DEFAULT 500,
     p_after timestamptz DEFAULT '-infinity',
     p_after_key text DEFAULT ''
 )

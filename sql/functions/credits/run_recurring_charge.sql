@@ -3,7 +3,7 @@
 -- It commits after every batch, so that a crash loses at most the open one, which the next run
 -- does again. A procedure that commits can be neither SECURITY DEFINER nor carry SET: a bare
 -- loop around a function that is both.
-CREATE OR REPLACE PROCEDURE credits.run_recurring_charge(p_batch_size integer DEFAULT 250)
+CREATE OR REPLACE PROCEDURE credits.run_recurring_charge(p_batch_size integer DEFAULT 500)
 LANGUAGE plpgsql
 AS $$
 DECLARE
