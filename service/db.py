@@ -353,7 +353,9 @@ class Database:
         if until is not None:
             seconds = min(seconds, max(until - time.monotonic(), 0.1))
         try:
-            connection = await pool.acquire(timeout=seconds)
+            # asyncpg's own time limit would make a task of it.
+            async with asyncio.timeout(seconds):
+                connection = await pool.acquire()
         except (
             OSError,
             TimeoutError,

@@ -32,7 +32,13 @@ WAITING = "SELECT pid FROM pg_stat_activity WHERE $1 = ANY (pg_blocking_pids(pid
 
 
 @pytest.fixture
-def together(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+def one_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One statement is under way, and all that come meanwhile go in the next one."""
+    monkeypatch.setattr(batches, "TURNS", 1)
+
+
+@pytest.fixture
+def together(monkeypatch: pytest.MonkeyPatch, one_turn: None) -> list[int]:
     """How many calls each batch of moves had, in the order in which they were sent."""
     sizes: list[int] = []
     move_together = Database.move_together
@@ -176,7 +182,7 @@ async def test_without_a_database_all_are_unavailable_and_afterwards_all_is_well
 
 
 @pytest.fixture
-def no_turn_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_turn_ends(monkeypatch: pytest.MonkeyPatch, one_turn: None) -> None:
     """What waits behind a statement waits as long as that takes."""
     monkeypatch.setattr(batches, "TURN_SECONDS", 3600.0)
 
