@@ -8,7 +8,7 @@ service reads and answers the requests of the other.
 
 What a batch could not do is settled call by call, by the functions of the calls, apart from the
 batches: a user whom somebody else holds does not hold up the others. Calls about one user are
-sent in the order in which they came.
+done in the order in which they came: no user is in two statements.
 """
 
 import asyncio
@@ -82,6 +82,8 @@ class Kind(Generic[_C, _R]):
     """The call's own function; the number is `settle_until` of a batch that failed."""
     subject: Callable[[_C], Hashable]
     """Whom a call is about."""
+    ordered: bool = True
+    """Whether calls about one user are to be done in the order in which they came."""
 
 
 @dataclass(slots=True, eq=False)
@@ -127,8 +129,8 @@ class Batcher(Generic[_C, _R]):
         self._apart_waiting = 0
         self._apart_turns = asyncio.Semaphore(apart_max)
         self._tasks: set[asyncio.Task[None]] = set()
-        # How many calls each statement under way has.
-        self._turns: dict[int, int] = {}
+        # How many calls each statement under way has, and whom they are about.
+        self._turns: dict[int, tuple[int, frozenset[Hashable]]] = {}
         self._last_turn = 0
         self._last_size = 1
         self._woken = False
@@ -144,7 +146,7 @@ class Batcher(Generic[_C, _R]):
         Raises what its own function raises, and UnavailableError when too many wait already.
         """
         if not self._turns and self._last_size == 1 < self._size_min and not self._apart:
-            turn, watch = self._begin(1)
+            turn, watch = self._begin((call,))
             try:
                 return await self._kind.alone(self._db, call, None)
             finally:
@@ -165,12 +167,13 @@ class Batcher(Generic[_C, _R]):
     def _may_begin(self) -> bool:
         """Whether a statement may be sent now: none is under way, or one that is no larger."""
         return len(self._turns) < TURNS and len(self._waiting) >= max(
-            self._turns.values(), default=1
+            (calls for calls, _ in self._turns.values()), default=1
         )
 
-    def _begin(self, calls: int) -> tuple[int, asyncio.TimerHandle]:
+    def _begin(self, calls: Sequence[_C]) -> tuple[int, asyncio.TimerHandle]:
         self._last_turn = turn = self._last_turn + 1
-        self._turns[turn] = calls
+        about = frozenset(map(self._kind.subject, calls)) if self._kind.ordered else frozenset()
+        self._turns[turn] = len(calls), about
         return turn, asyncio.get_running_loop().call_later(TURN_SECONDS, self._end, turn)
 
     def _end(self, turn: int, watch: asyncio.TimerHandle | None = None) -> None:
@@ -183,19 +186,29 @@ class Batcher(Generic[_C, _R]):
         self._woken = False
         while self._waiting and self._may_begin():
             # No more than its part of all, so that the others have as many.
-            part = -(-(len(self._waiting) + sum(self._turns.values())) // TURNS)
+            under_way = sum(calls for calls, _ in self._turns.values())
+            part = -(-(len(self._waiting) + under_way) // TURNS)
             batch = self._take(min(part, self._size_max))
-            if batch:
-                self._last_size = len(batch)
-                turn, watch = self._begin(len(batch))
-                self._start(self._send(batch, turn, watch))
+            if not batch:
+                return
+            self._last_size = len(batch)
+            turn, watch = self._begin([waiting.call for waiting in batch])
+            self._start(self._send(batch, turn, watch))
 
     def _take(self, size: int) -> list[_Waiting[_C, _R]]:
+        """Those who have waited longest, but for whom a statement under way is about."""
+        busy = [about for _, about in self._turns.values() if about]
         batch: list[_Waiting[_C, _R]] = []
+        later: list[_Waiting[_C, _R]] = []
         while self._waiting and len(batch) < size:
             waiting = self._waiting.popleft()
-            if not waiting.dropped() and not (self._apart and self._put_apart(waiting)):
+            if waiting.dropped() or (self._apart and self._put_apart(waiting)):
+                continue
+            if busy and any(self._kind.subject(waiting.call) in about for about in busy):
+                later.append(waiting)
+            else:
                 batch.append(waiting)
+        self._waiting.extendleft(reversed(later))
         return batch
 
     async def _send(

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 import asyncpg
 import msgspec
 import structlog
+from asyncpg.transaction import Transaction
 
 from service.batches import SIZE_MAX, Batcher, BatchFailedError, Kind
 from service.errors import ApiError, OutcomeUnknownError, UnavailableError, from_postgres
@@ -139,7 +140,7 @@ class Database:
             command_timeout=COMMAND_SECONDS,
             connect=self._connect,
             server_settings={"application_name": APPLICATION_NAME},
-            init=set_json_codecs,
+            init=self._prepare,
             # The service sets nothing on a connection, so there is nothing to reset,
             # and each call is spared a round trip.
             reset=_reset_nothing,
@@ -168,6 +169,10 @@ class Database:
                     " unless it keeps prepared statements"
                 )
         return connection
+
+    async def _prepare(self, connection: "_NewConnection") -> None:
+        async with connection.transaction() if self._pooled else contextlib.nullcontext():
+            await set_json_codecs(connection)
 
     async def _connect_once(self, *args: Any, **options: Any) -> "_OwnConnection":
         cache = self._statement_cache
@@ -331,6 +336,8 @@ class Database:
             seconds = min(seconds, max(until - time.monotonic(), 0.1))
         async with self._connection(until) as connection:
             try:
+                if self._pooled:
+                    return await _in_transaction(connection, fetch, seconds)
                 return await fetch(connection, seconds)
             except asyncpg.PostgresError as error:
                 if (meant := _sorted(error)) is None:
@@ -340,7 +347,7 @@ class Database:
                 raise _LostError from error
             except asyncpg.InterfaceError as error:
                 # Found closed before anything was sent; anything else is a defect of ours.
-                if connection.is_closed() and not isinstance(error, asyncpg.DataError):
+                if _is_closed(connection) and not isinstance(error, asyncpg.DataError):
                     raise _LostError from error
                 raise
 
@@ -495,11 +502,12 @@ async def _is_pooled(connection: "_NewConnection") -> bool:
 
     PostgreSQL names the connection's own. A pooler has to make one up, since it will be several.
     """
-    # Without a name the statement stays behind nowhere.
-    asked = await connection.prepare(
-        "SELECT pg_catalog.pg_backend_pid()", name="", timeout=CONNECT_SECONDS
-    )
-    pid: int = await asked.fetchval(timeout=CONNECT_SECONDS)
+    async with connection.transaction():
+        # Without a name the statement stays behind nowhere.
+        asked = await connection.prepare(
+            "SELECT pg_catalog.pg_backend_pid()", name="", timeout=CONNECT_SECONDS
+        )
+        pid: int = await asked.fetchval(timeout=CONNECT_SECONDS)
     return pid != connection.get_server_pid()
 
 
@@ -532,6 +540,49 @@ async def loses_statements(dsn: str) -> bool:
     finally:
         for caller in callers:
             caller.terminate()
+
+
+async def _in_transaction(connection: "_Connection", fetch: _Fetch[_T], seconds: float) -> _T:
+    """What a pooler in transaction mode does on one connection of the server.
+
+    asyncpg prepares a statement and then runs it, and between the two the pooler may take another.
+    """
+    transaction = connection.transaction()
+    await transaction.start()
+    try:
+        answer = await fetch(connection, seconds)
+    except asyncpg.PostgresError:
+        await _roll_back(connection, transaction)
+        raise
+    except BaseException:
+        # Nobody may get it with a transaction that is open; without its caller it is rolled back.
+        _terminate(connection)
+        raise
+    await transaction.commit()
+    return answer
+
+
+async def _roll_back(connection: "_Connection", transaction: Transaction) -> None:
+    try:
+        await transaction.rollback()
+    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        _terminate(connection)
+    except BaseException:
+        _terminate(connection)
+        raise
+
+
+def _terminate(connection: "_Connection") -> None:
+    # One that has ended is the pool's already.
+    with contextlib.suppress(asyncpg.InterfaceError):
+        connection.terminate()
+
+
+def _is_closed(connection: "_Connection") -> bool:
+    try:
+        return connection.is_closed()
+    except asyncpg.InterfaceError:
+        return True  # the pool has taken it back, as it does when a connection ends
 
 
 async def set_json_codecs(connection: "_NewConnection") -> None:

@@ -173,7 +173,7 @@ def _balance(db: Database, user_id: str, _settle_until: float | None) -> Awaitab
     return db.row("SELECT * FROM credits.get_balance($1)", user_id)
 
 
-_BALANCES: Final[Kind[str, Record]] = Kind("balances", _balances, _balance, str)
+_BALANCES: Final[Kind[str, Record]] = Kind("balances", _balances, _balance, str, ordered=False)
 
 
 async def get_balance(db: Database, user_id: str) -> BalanceSummary:

@@ -172,6 +172,25 @@ async def test_what_waits_goes_when_nothing_is_under_way_any_more(
     assert await answers(tasks) == ["b1 done", "c1 done"]
 
 
+async def test_no_user_is_in_two_statements(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batches, "TURNS", 2)
+    batcher = Batcher(DB, wire.kind)
+    tasks = await asked(batcher, "a1")
+    tasks += await asked(batcher, "a2", "a3")
+    assert wire.calls == [["a1"]]
+    tasks += await asked(batcher, "b1", "a4", "c1")
+    assert wire.calls == [["a1"], ["b1", "c1"]]
+    wire.sent[1].done()
+    await settled()
+    assert len(wire.calls) == 2, "all that wait are about a user of a statement under way"
+    wire.sent[0].done()
+    while None in await answers(tasks):
+        wire.last.done()
+    assert [call for calls in wire.calls for call in calls if call[0] == "a"] == [
+        *("a1", "a2", "a3", "a4")
+    ]
+
+
 # Which calls go together
 
 
