@@ -211,13 +211,24 @@ async def test_a_gift_that_was_made_meanwhile_comes_back_as_well(
             """,
             "credits.stripe_events",
         ),
+        (
+            "SELECT * FROM credits.start_purchase('ann', (SELECT id FROM credits.packages))",
+            "credits.purchases",
+        ),
+        (
+            "SELECT * FROM credits.reserve_credits('ann', 1, 'late')",
+            "credits.reservations WHERE reason = 'late'",
+        ),
     ],
+    ids=["gift", "event", "purchase", "hold"],
 )
 async def test_what_came_late_and_is_worked_on_lets_erasing_begin_again(
     database: Clone, admin: Connection, comes: str, table: str
 ) -> None:
     await admin.execute(GRANT, "ann", 10, "start")
     await call(admin, "credits.reserve_credits", user_id="ann", amount=3, reason="chat")
+    await admin.execute("DELETE FROM credits.packages")
+    await make_package(admin, 100, 90)
     async with superusers(database, 3) as (first, second, third):
         await first.execute("BEGIN; SELECT 1 FROM credits.reservations FOR UPDATE")
         erasing = asyncio.ensure_future(second.fetchrow(ERASE, "ann"))
