@@ -152,18 +152,22 @@ class Database:
         return self._pooled
 
     async def _connect(self, *args: Any, **options: Any) -> "_OwnConnection":
+        found_out = self._pooled is not None
         connection = await self._connect_once(*args, **options)
-        if self._pooled is None:
+        if not found_out:
             try:
-                self._pooled = await _is_pooled(connection)
+                pooled = await _is_pooled(connection)
             except BaseException:
                 connection.terminate()
                 raise
-            if self._pooled and self._statement_cache is None:
-                _log.info("a pooler is in between: prepared statements are not kept")
+            # Several may be connecting at once, of which one says so.
+            first, self._pooled = self._pooled is None, pooled
+            if pooled and self._statement_cache is None:
+                if first:
+                    _log.info("a pooler is in between: prepared statements are not kept")
                 connection.terminate()
                 return await self._connect_once(*args, **options)
-            if self._pooled and self._statement_cache:
+            if pooled and self._statement_cache and first:
                 _log.warning(
                     "through a pooler DATABASE_STATEMENT_CACHE has to be 0 or not set,"
                     " unless it keeps prepared statements"
