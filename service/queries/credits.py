@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from operator import attrgetter
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 from uuid import UUID
 
 import msgspec
@@ -125,22 +125,43 @@ class SyncPrice:
 # Calls that go together
 
 
+class BatchCall(NamedTuple):
+    """The attributes of `credits.batch_call`, in their order; None where a function has none."""
+
+    operation: str
+    user_id: str | None
+    id: UUID | None = None
+    amount: int | None = None
+    app_id: str | None = None
+    description: str | None = None
+    idempotency_key: str | None = None
+    metadata: Mapping[str, Any] | None = None
+    origin: Origin | None = None
+    transaction_id: UUID | None = None
+    reservation_id: UUID | None = None
+    reason: str | None = None
+    reference_id: str | None = None
+    expires_in_seconds: int | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class _Call:
-    """A call of one of the functions of `credits.batch_operation`."""
+    """A call that can go with others, or alone."""
 
-    subject: Hashable
-    """The user, or where only a hold is named that."""
-    fields: tuple[object, ...]
-    """The attributes of `credits.batch_call`, in their order."""
+    batch: BatchCall
     sql: str
     """The function that does it alone, with its arguments."""
     args: tuple[object, ...]
 
+    @property
+    def subject(self) -> Hashable:
+        """The user, or where only a hold is named that."""
+        return self.batch.user_id or self.batch.reservation_id
+
 
 async def _together(db: Database, calls: Sequence[_Call]) -> list[Record | ApiError | Left]:
     rows = await db.move_together(
-        "SELECT * FROM credits.run_batch($1)", [call.fields for call in calls]
+        "SELECT * FROM credits.run_batch($1)", [call.batch for call in calls]
     )
     outcomes: list[Record | ApiError | Left] = [Left.ALONE] * len(calls)
     for row in rows:
@@ -200,22 +221,16 @@ async def use_credits(
     """Debit a user, at most once per key of this origin. ApiError 400, 402, 409."""
     move_id = uuid7()
     call = _Call(
-        user_id,
-        (
+        BatchCall(
             "use_credits",
             user_id,
-            move_id,
-            amount,
-            app_id,
-            description,
-            idempotency_key,
-            metadata,
-            origin,
-            None,
-            None,
-            None,
-            None,
-            None,
+            id=move_id,
+            amount=amount,
+            app_id=app_id,
+            description=description,
+            idempotency_key=idempotency_key,
+            metadata=metadata,
+            origin=origin,
         ),
         "SELECT * FROM credits.use_credits("
         "p_user_id => $1, p_amount => $2, p_app_id => $3, p_description => $4,"
@@ -239,22 +254,16 @@ async def refund_credits(
     """Give credits back, for a debit or without one. ApiError 400, 404, 409."""
     move_id = uuid7()
     call = _Call(
-        user_id,
-        (
+        BatchCall(
             "refund_credits",
             user_id,
-            move_id,
-            amount,
-            app_id,
-            description,
-            idempotency_key,
-            metadata,
-            None,
-            transaction_id,
-            None,
-            None,
-            None,
-            None,
+            id=move_id,
+            amount=amount,
+            app_id=app_id,
+            description=description,
+            idempotency_key=idempotency_key,
+            metadata=metadata,
+            transaction_id=transaction_id,
         ),
         "SELECT * FROM credits.refund_credits("
         "p_user_id => $1, p_amount => $2, p_app_id => $3, p_description => $4,"
@@ -285,22 +294,14 @@ async def grant_credits(
     """Grant credits once per user and reference; `replayed` tells that it was granted before."""
     move_id = uuid7()
     call = _Call(
-        user_id,
-        (
+        BatchCall(
             "grant_credits",
             user_id,
-            move_id,
-            amount,
-            None,
-            description,
-            None,
-            None,
-            None,
-            None,
-            None,
-            reason,
-            reference_id,
-            None,
+            id=move_id,
+            amount=amount,
+            description=description,
+            reason=reason,
+            reference_id=reference_id,
         ),
         "SELECT * FROM credits.grant_credits("
         "p_user_id => $1, p_amount => $2, p_reason => $3, p_reference_id => $4,"
@@ -322,22 +323,14 @@ async def reserve_credits(
     """Hold credits until they are committed, refunded or expired. ApiError 400, 402, 409."""
     hold_id = uuid7()
     call = _Call(
-        user_id,
-        (
+        BatchCall(
             "reserve_credits",
             user_id,
-            hold_id,
-            amount,
-            None,
-            None,
-            idempotency_key,
-            None,
-            None,
-            None,
-            None,
-            reason,
-            None,
-            expires_in_seconds,
+            id=hold_id,
+            amount=amount,
+            idempotency_key=idempotency_key,
+            reason=reason,
+            expires_in_seconds=expires_in_seconds,
         ),
         "SELECT * FROM credits.reserve_credits("
         "p_user_id => $1, p_amount => $2, p_reason => $3, p_expires_in_seconds => $4,"
@@ -359,22 +352,14 @@ async def commit_reservation(
     """Turn a hold, or `amount` of it, into a debit. ApiError 400, 404, 409."""
     move_id = uuid7()
     call = _Call(
-        user_id or reservation_id,
-        (
+        BatchCall(
             "commit_reservation",
             user_id,
-            move_id,
-            amount,
-            None,
-            description,
-            idempotency_key,
-            None,
-            None,
-            None,
-            reservation_id,
-            None,
-            None,
-            None,
+            id=move_id,
+            amount=amount,
+            description=description,
+            idempotency_key=idempotency_key,
+            reservation_id=reservation_id,
         ),
         "SELECT * FROM credits.commit_reservation("
         "p_reservation_id => $1, p_user_id => $2, p_description => $3, p_amount => $4, p_id => $5,"
@@ -389,22 +374,11 @@ async def refund_reservation(
 ) -> Hold:
     """Give a hold back. ApiError 400, 404, 409."""
     call = _Call(
-        user_id or reservation_id,
-        (
+        BatchCall(
             "refund_reservation",
             user_id,
-            None,
-            None,
-            None,
-            None,
-            idempotency_key,
-            None,
-            None,
-            None,
-            reservation_id,
-            None,
-            None,
-            None,
+            idempotency_key=idempotency_key,
+            reservation_id=reservation_id,
         ),
         "SELECT * FROM credits.refund_reservation("
         "p_reservation_id => $1, p_user_id => $2, p_idempotency_key => $3)",

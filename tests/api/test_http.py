@@ -2,10 +2,12 @@
 
 import asyncio
 import contextlib
+import io
 import json
 import logging
 import re
 from collections.abc import Iterator, MutableMapping
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -441,3 +443,18 @@ def test_user_ids() -> None:
 async def test_a_database_that_was_not_opened() -> None:
     with pytest.raises(errors.UnavailableError):
         await Database("postgresql://nobody@127.0.0.1:1/none").row("SELECT 1")
+
+
+async def test_the_quick_line_of_a_request_holds_no_secret_either() -> None:
+    token = "eyJhbGciOiJFZERTQSJ9.eyJzdWIiOiJhbm4ifQ.c2lnbmF0dXJl"
+    stream = io.StringIO()
+    write = logs.RequestLog(stream, logs.Redactor(("service-key-1",)))
+    for number in range(2):
+        write({"route": "/x", "status": 200, "request_id": token, "app": f"service-key-1 {number}"})
+    await asyncio.sleep(0)
+    lines = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert [line["app"] for line in lines] == ["[hidden] 0", "[hidden] 1"]
+    assert {(line["request_id"], line["event"], line["level"]) for line in lines} == {
+        ("[hidden]", "request", "info")
+    }
+    assert all(datetime.fromisoformat(line["time"]).tzinfo == UTC for line in lines)
