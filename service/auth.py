@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import hashlib
+import hmac
 import random
 import re
 import time
@@ -277,7 +278,7 @@ class Authenticator:
         self._tokens_max = tokens_max
         # By digest, since tokens are long; the one that was shown longest ago comes first.
         self._verified: OrderedDict[bytes, _Verified] = OrderedDict()
-        self._service_keys = frozenset(_digest(key.encode()) for key in service_keys)
+        self._service_keys = tuple(key.encode() for key in service_keys)
 
     async def user(self, request: web.Request) -> Caller:
         """The user of the request's bearer token; 401, or 503 before a key set was ever had."""
@@ -327,8 +328,7 @@ class Authenticator:
         """The service that shows a service key; 401, or 400 for an impossible `X-App-Id`."""
         sent = request.headers.getall("X-Service-Key", [])
         given = sent[0].encode(errors="surrogateescape") if len(sent) == 1 else b""
-        # Looked up by its digest, so that the time tells nothing of the keys.
-        if _digest(given) not in self._service_keys:
+        if not self._is_service_key(given):
             raise errors.unauthorized("The service key is missing or wrong")
         app_id = request.headers.get("X-App-Id") or None
         if app_id is not None and (
@@ -336,6 +336,13 @@ class Authenticator:
         ):
             raise errors.invalid("X-App-Id", f"must be 1 to {APP_ID_MAX} printable characters")
         return ServiceCaller(app_id)
+
+    def _is_service_key(self, given: bytes) -> bool:
+        # With each of them, however soon one fits: the time tells nothing of the keys.
+        found = False
+        for key in self._service_keys:
+            found |= hmac.compare_digest(key, given)
+        return found
 
 
 def _digest(secret: bytes) -> bytes:

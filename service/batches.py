@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
+import msgspec
 import structlog
 
 from service.errors import ApiError, UnavailableError
@@ -84,10 +85,16 @@ class Kind(Generic[_C, _R]):
     """Whom a call is about."""
     ordered: bool = True
     """Whether calls about one user are to be done in the order in which they came."""
+    side_by_side: bool = True
+    """Whether TURNS statements are under way at once, rather than one."""
+
+    @property
+    def turns(self) -> int:
+        """How many statements are under way at once."""
+        return TURNS if self.side_by_side else 1
 
 
-@dataclass(slots=True, eq=False)
-class _Waiting(Generic[_C, _R]):
+class _Waiting(msgspec.Struct, Generic[_C, _R], eq=False):
     call: _C
     answer: "asyncio.Future[_R]"
     wanted: Callable[[], bool] | None
@@ -166,7 +173,7 @@ class Batcher(Generic[_C, _R]):
 
     def _may_begin(self) -> bool:
         """Whether a statement may be sent now: none is under way, or one that is no larger."""
-        return len(self._turns) < TURNS and len(self._waiting) >= max(
+        return len(self._turns) < self._kind.turns and len(self._waiting) >= max(
             (calls for calls, _ in self._turns.values()), default=1
         )
 
@@ -187,7 +194,7 @@ class Batcher(Generic[_C, _R]):
         while self._waiting and self._may_begin():
             # No more than its part of all, so that the others have as many.
             under_way = sum(calls for calls, _ in self._turns.values())
-            part = -(-(len(self._waiting) + under_way) // TURNS)
+            part = -(-(len(self._waiting) + under_way) // self._kind.turns)
             batch = self._take(min(part, self._size_max))
             if not batch:
                 return

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
 
@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from service.auth import Authenticator
     from service.db import Database
     from service.draining import Drain
+    from service.logs import WriteRequest
     from service.metrics import Metrics
     from service.pages import Page
     from service.settings import Settings
@@ -43,7 +44,8 @@ AUTHENTICATOR: "Final[web.AppKey[Authenticator]]" = web.AppKey("authenticator")
 DRAIN: "Final[web.AppKey[Drain]]" = web.AppKey("drain")
 METRICS: "Final[web.AppKey[Metrics]]" = web.AppKey("metrics")
 PAGES: "Final[web.AppKey[Mapping[str, Page]]]" = web.AppKey("pages")
-REQUEST_LOG: "Final[web.AppKey[Callable[[dict[str, Any]], None]]]" = web.AppKey("request_log")
+REQUEST_IDS: "Final[web.AppKey[Callable[[], str]]]" = web.AppKey("request_ids")
+REQUEST_LOG: "Final[web.AppKey[WriteRequest]]" = web.AppKey("request_log")
 STRIPE: "Final[web.AppKey[StripeGateway | None]]" = web.AppKey("stripe")
 """None where Stripe is not configured."""
 

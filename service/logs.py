@@ -5,9 +5,9 @@ import logging
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from collections.abc import Iterator, MutableMapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, Final, TextIO
+from typing import Any, Final, Protocol, TextIO
 
 import msgspec
 import structlog
@@ -83,9 +83,39 @@ class Redactor:
         return _TOKEN.sub(_HIDDEN, text)
 
 
-def write_request(line: dict[str, Any]) -> None:
-    """Write the line of a request as any other."""
-    _log.info("request", **line)
+class RequestLine(msgspec.Struct, kw_only=True):
+    """The line of a request."""
+
+    method: str
+    route: str
+    """Its template, never the path itself: that holds gift codes and user ids."""
+    status: int
+    ms: float
+    request_id: str
+    caller: str
+    app: str | msgspec.UnsetType | None = msgspec.UNSET
+    """The name that a service gave itself."""
+    event: str = "request"
+    level: str = "info"
+    time: str = ""
+
+
+class WriteRequest(Protocol):
+    """Writes the line of a request."""
+
+    def __call__(self, line: RequestLine, *, chosen: bool) -> None:
+        """`chosen`: the client chose its id."""
+
+
+def write_request(line: RequestLine, *, chosen: bool) -> None:
+    """Write the line of a request as any other; `chosen`: the client chose its id."""
+    said = {
+        name: value
+        for name in line.__struct_fields__
+        if name not in ("event", "level", "time")
+        and (value := getattr(line, name)) is not msgspec.UNSET
+    }
+    _log.info(line.event, **said)
 
 
 class RequestLog:
@@ -93,38 +123,43 @@ class RequestLog:
 
     There is one for every request, so that it would take longer than much else that a request
     needs. Of what stands in it, only what a client chose can hold a secret. The lines of one round
-    of the event loop are written at once.
+    of the event loop are written at once, with the time of the first.
     """
 
     def __init__(self, stream: TextIO, redact: Redactor) -> None:
         self._stream = stream
         self._redact = redact
-        self._lines: list[bytes] = []
-        self._encode = msgspec.json.Encoder().encode
+        self._lines: list[RequestLine] = []
+        self._time = ""
+        self._encode_lines = msgspec.json.Encoder().encode_lines
 
     @classmethod
-    def to_stderr(cls, settings: Settings) -> Callable[[dict[str, Any]], None]:
+    def to_stderr(cls, settings: Settings) -> WriteRequest:
         """The log of a process that writes its lines at that level, and nothing else otherwise."""
         if logging.getLevelNamesMapping()[settings.log_level.upper()] > logging.INFO:
-            return lambda _line: None
+            return _write_nothing
         return cls(sys.stderr, Redactor(settings.secrets()))
 
-    def __call__(self, line: dict[str, Any]) -> None:
-        """Write one; the names are those of `write_request`."""
-        for key in ("request_id", "app"):
-            if line.get(key) is not None:
-                line[key] = self._redact.hide(line[key])
-        line["event"] = "request"
-        line["level"] = "info"
-        line["time"] = f"{datetime.now(UTC).isoformat()[:-6]}Z"
-        self._lines.append(self._encode(line))
-        if len(self._lines) == 1:
+    def __call__(self, line: RequestLine, *, chosen: bool) -> None:
+        """Write one."""
+        if not self._lines:
+            self._time = f"{datetime.now(UTC).isoformat()[:-6]}Z"
             asyncio.get_running_loop().call_soon(self._write)
+        line.time = self._time
+        if chosen:
+            line.request_id = self._redact.hide(line.request_id)
+        if line.app:
+            line.app = self._redact.hide(line.app)
+        self._lines.append(line)
 
     def _write(self) -> None:
         lines, self._lines = self._lines, []
-        self._stream.write(b"\n".join([*lines, b""]).decode())
+        self._stream.write(self._encode_lines(lines).decode())
         self._stream.flush()
+
+
+def _write_nothing(line: RequestLine, *, chosen: bool) -> None:
+    pass
 
 
 def write_exception(logger: object, name: str, event: Event) -> Event:

@@ -19,20 +19,21 @@ from service.errors import (
     payload_too_large,
     unsupported_media_type,
 )
-from service.ids import uuid7_text
+from service.ids import request_ids
 from service.keys import (
     AUTHENTICATOR,
     CALLER,
     DRAIN,
     METRICS,
     REQUEST_ID,
+    REQUEST_IDS,
     REQUEST_LOG,
     SERVICE_CALLER,
     SETTINGS,
 )
 from service.limits import require_turn
-from service.logs import write_request
-from service.wire import BODY_MAX_BYTES, ROUTES, Auth, ErrorAnswer, Route, Routes
+from service.logs import RequestLine, write_request
+from service.wire import BODY_MAX_BYTES, ROUTE, ROUTES, Auth, ErrorAnswer, Route, Routes
 
 ALLOWED_METHODS: Final = "GET, POST, DELETE"
 ALLOWED_HEADERS: Final = "Authorization, Content-Type, Idempotency-Key"
@@ -66,6 +67,7 @@ def add_routes(app: web.Application, *tables: Routes) -> None:
                 path = _PLACEHOLDER.sub(r"{\1:[^/]+}", route.path)
                 routes[app.router.add_route(method, path, route.handler)] = route
     app[ROUTES] = MappingProxyType(routes)
+    app[REQUEST_IDS] = request_ids()
     app.on_startup.append(_require_declarations)
 
 
@@ -88,15 +90,17 @@ async def answer(request: web.Request, handler: Handler) -> web.StreamResponse:
     It is one middleware, since each costs a request about as much as all that is done in this one.
     """
     started = time.perf_counter()
-    given = request.headers.get("X-Request-Id")
-    request_id = given if given and _REQUEST_ID.fullmatch(given) else uuid7_text()
+    request_id = request.headers.get("X-Request-Id")
+    chosen = request_id is not None and _REQUEST_ID.fullmatch(request_id) is not None
+    app = request.app
+    if request_id is None or not chosen:
+        request_id = app[REQUEST_IDS]()
     request[REQUEST_ID] = request_id
     # aiohttp runs each request in a task of its own, so that neither outlives it.
     structlog.contextvars.bind_contextvars(request_id=request_id)
     drop_unless(lambda: request.transport is not None)
-    app = request.app
     # None for a path or method that there is not.
-    route = app[ROUTES].get(request.match_info.route)
+    route = request[ROUTE] = app[ROUTES].get(request.match_info.route)
     if (drain := app.get(DRAIN)) is not None:
         drain.enter()
     status = 499  # as long as there is no answer, because the client left or the service stops
@@ -113,19 +117,21 @@ async def answer(request: web.Request, handler: Handler) -> web.StreamResponse:
             drain.leave()
         seconds = time.perf_counter() - started
         method = request.method if request.method in hdrs.METH_ALL else "OTHER"
-        # Never the path itself: it holds gift codes and user ids.
         template = "unmatched" if route is None else route.path
         if (metrics := app.get(METRICS)) is not None:
             metrics.request(method, template, status, seconds)
+        caller, name = _caller(request)
         app.get(REQUEST_LOG, write_request)(
-            {
-                "method": method,
-                "route": template,
-                "status": status,
-                "ms": round(seconds * 1000, 1),
-                "request_id": request_id,
-                **_caller(request),
-            }
+            RequestLine(
+                method=method,
+                route=template,
+                status=status,
+                ms=round(seconds * 1000, 1),
+                request_id=request_id,
+                caller=caller,
+                app=name,
+            ),
+            chosen=chosen,
         )
 
 
@@ -164,12 +170,13 @@ async def _authenticate(request: web.Request, auth: Auth) -> None:
             raise forbidden("This is for administrators")
 
 
-def _caller(request: web.Request) -> dict[str, str | None]:
-    if SERVICE_CALLER in request:
-        return {"caller": "service", "app": request[SERVICE_CALLER].app_id}
-    if CALLER in request:
-        return {"caller": request[CALLER].role if request[CALLER].role == "admin" else "user"}
-    return {"caller": "none"}
+def _caller(request: web.Request) -> tuple[str, str | msgspec.UnsetType | None]:
+    """What kind of caller it is, and which service, where it is one."""
+    if (service := request.get(SERVICE_CALLER)) is not None:
+        return "service", service.app_id
+    if (user := request.get(CALLER)) is not None:
+        return ("admin" if user.role == "admin" else "user"), msgspec.UNSET
+    return "none", msgspec.UNSET
 
 
 def _is_preflight(request: web.Request) -> bool:

@@ -153,6 +153,8 @@ def one_of(literal: Any) -> msgspec.Meta:
 
 
 ROUTES: Final = web.AppKey[Mapping[web.AbstractRoute, Route]]("routes")
+ROUTE: "Final[web.RequestKey[Route | None]]" = web.RequestKey("route")
+"""Which one a request takes; None where there is none."""
 
 
 class Routes:
@@ -339,7 +341,8 @@ def read_query(request: web.Request, type_: type[_S]) -> _S:
 
 def idempotency_key(request: web.Request, body: object = None) -> str | None:
     """The key of a call that moves credits: the body's before the header's, or None."""
-    if not _declared(request).takes_key:
+    route = request[ROUTE]
+    if route is None or not route.takes_key:
         raise RuntimeError("the route does not declare that it takes an idempotency key")
     key: str | None = getattr(body, "idempotency_key", None)
     if key is not None:
@@ -356,15 +359,11 @@ def idempotency_key(request: web.Request, body: object = None) -> str | None:
     return sent[0]
 
 
-def _declared(request: web.Request) -> Route:
-    return request.app[ROUTES][request.match_info.route]
-
-
 def _require_declared(
     request: web.Request, kind: Literal["body", "query"], type_: type[msgspec.Struct]
 ) -> None:
     # What is read is what the OpenAPI document says, or the first call fails.
-    if getattr(_declared(request), kind) is not type_:
+    if getattr(request[ROUTE], kind, None) is not type_:
         raise RuntimeError(f"{type_.__name__} is not the {kind} that the route declares")
 
 
@@ -442,7 +441,9 @@ def respond(
     replayed: bool = False,
 ) -> web.Response:
     """A JSON answer. `replayed` marks the repetition of an earlier one, as the contract says."""
-    sent = {"Cache-Control": "no-store", **(headers or {})}
+    sent = {"Cache-Control": "no-store", "Content-Type": "application/json"}
+    if headers is not None:
+        sent.update(headers)
     if replayed:
         sent["Idempotent-Replayed"] = "true"
         if isinstance(answer, Replayable):
@@ -451,7 +452,7 @@ def respond(
     if len(body) > PIECE_BYTES:
         starts = range(0, len(body), PIECE_BYTES)
         return respond_pieces([body[at : at + PIECE_BYTES] for at in starts], status, headers=sent)
-    return web.Response(body=body, status=status, headers=sent, content_type="application/json")
+    return web.Response(body=body, status=status, headers=sent)
 
 
 def respond_pieces(
@@ -461,8 +462,11 @@ def respond_pieces(
     return web.Response(
         body=_in_turns(pieces),
         status=status,
-        headers={**headers, "Content-Length": str(sum(map(len, pieces)))},
-        content_type="application/json",
+        headers={
+            "Content-Type": "application/json",
+            **headers,
+            "Content-Length": str(sum(map(len, pieces))),
+        },
     )
 
 
@@ -530,6 +534,15 @@ def _specs(type_: type[msgspec.Struct]) -> tuple[_FieldSpec, ...]:
 
 
 @functools.cache
+def _checks(
+    type_: type[msgspec.Struct],
+) -> tuple[tuple[tuple[str, Callable[[Any], str | None]], ...], bool]:
+    """What msgspec does not look at: fields, and whether there is something between them."""
+    fields = tuple((spec.attribute, spec.check) for spec in _specs(type_) if spec.check is not None)
+    return fields, issubclass(type_, Body) and type_.problems is not Body.problems
+
+
+@functools.cache
 def _names(type_: type[msgspec.Struct]) -> tuple[tuple[str, bool], ...]:
     return tuple((field.name, not field.required) for field in msgspec.structs.fields(type_))
 
@@ -545,12 +558,12 @@ def _quickly(raw: bytes, type_: type[_S]) -> _S | None:
         body = msgspec.convert(msgspec.json.decode(raw), type_)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
-    for spec in _specs(type_):
-        if spec.check is not None:
-            given = getattr(body, spec.attribute)
-            if given is not None and spec.check(given):
-                return None
-    if isinstance(body, Body) and any(True for _ in body.problems()):
+    checks, has_rules = _checks(type_)
+    for attribute, check in checks:
+        given = getattr(body, attribute)
+        if given is not None and check(given):
+            return None
+    if has_rules and any(True for _ in body.problems()):  # type: ignore[attr-defined]
         return None
     return body
 
@@ -616,8 +629,9 @@ def _unstorable(text: str) -> str | None:
 
 
 def _is_json(request: web.Request) -> bool:
-    if "Content-Type" not in request.headers:
-        return False
+    given = request.headers.get("Content-Type")
+    if given is None or given == "application/json":
+        return given is not None
     kind = request.content_type.lower()
     return kind == "application/json" or (
         kind.startswith("application/") and kind.endswith("+json")

@@ -144,8 +144,7 @@ class BatchCall(NamedTuple):
     expires_in_seconds: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Call:
+class _Call(msgspec.Struct, frozen=True):
     """A call that can go with others, or alone."""
 
     batch: BatchCall
@@ -194,7 +193,15 @@ def _balance(db: Database, user_id: str, _settle_until: float | None) -> Awaitab
     return db.row("SELECT * FROM credits.get_balance($1)", user_id)
 
 
-_BALANCES: Final[Kind[str, Record]] = Kind("balances", _balances, _balance, str, ordered=False)
+_BALANCES: Final[Kind[str, Record]] = Kind(
+    # A read takes the database so little that a second statement costs more than it saves.
+    "balances",
+    _balances,
+    _balance,
+    str,
+    ordered=False,
+    side_by_side=False,
+)
 
 
 async def get_balance(db: Database, user_id: str) -> BalanceSummary:

@@ -73,7 +73,9 @@ def _status(db: Database, user_id: str, _settle_until: float | None) -> Awaitabl
     return db.row("SELECT * FROM credits.get_sync_status($1)", user_id)
 
 
-_STATUSES: Final[Kind[str, Record]] = Kind("sync statuses", _statuses, _status, str, ordered=False)
+_STATUSES: Final[Kind[str, Record]] = Kind(
+    "sync statuses", _statuses, _status, str, ordered=False, side_by_side=False
+)
 
 
 async def get_sync_status(db: Database, user_id: str) -> SyncStatus:

@@ -450,7 +450,18 @@ async def test_the_quick_line_of_a_request_holds_no_secret_either() -> None:
     stream = io.StringIO()
     write = logs.RequestLog(stream, logs.Redactor(("service-key-1",)))
     for number in range(2):
-        write({"route": "/x", "status": 200, "request_id": token, "app": f"service-key-1 {number}"})
+        write(
+            logs.RequestLine(
+                method="GET",
+                route="/x",
+                status=200,
+                ms=0.1,
+                request_id=token,
+                caller="service",
+                app=f"service-key-1 {number}",
+            ),
+            chosen=True,
+        )
     await asyncio.sleep(0)
     lines = [json.loads(line) for line in stream.getvalue().splitlines()]
     assert [line["app"] for line in lines] == ["[hidden] 0", "[hidden] 1"]
