@@ -1,5 +1,6 @@
 """Cloud Sync: one wrapper for each function of `sql/functions`. Prices are whole credits."""
 
+import asyncio
 import time
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
@@ -120,18 +121,22 @@ async def change_sync_interval(db: Database, *, user_id: str, interval: str) -> 
 async def charge_recurring(db: Database, seconds: float) -> ChargeRun:
     """Charge what is due, batch by batch, for at most about `seconds`; recorded as a job run.
 
-    Each batch is a transaction of its own, as in the job of pg_cron, and both may run at once.
+    Each batch is a transaction of its own, and they give way to others, as in the job of pg_cron;
+    both may run at once.
     """
     deadline = time.monotonic() + seconds
     run_id = await db.move("SELECT credits.begin_job_run('recurring-charge') AS id")
     run = ChargeRun()
     last_at: datetime | None = None
     last_key = ""
-    ended = False
-    while not ended:
+    pace = await db.row("SELECT * FROM credits.pace_charges()")
+    while True:
+        began = time.monotonic()
         batch = await db.move(
             "SELECT * FROM credits.charge_due_subscriptions("
-            "p_after => coalesce($1, timestamptz '-infinity'), p_after_key => $2)",
+            "p_batch_size => $1, p_after => coalesce($2, timestamptz '-infinity'),"
+            " p_after_key => $3)",
+            pace["batch_size"],
             last_at,
             last_key,
             seconds=CHARGE_BATCH_SECONDS,
@@ -150,4 +155,11 @@ async def charge_recurring(db: Database, seconds: float) -> ChargeRun:
             msgspec.to_builtins(run),
             ended,
         )
-    return run
+        if ended:
+            return run
+        pace = await db.row(
+            "SELECT * FROM credits.pace_charges(p_took_ms => $1, p_seen => $2)",
+            round((time.monotonic() - began) * 1000),
+            pace["seen"],
+        )
+        await asyncio.sleep(pace["rest_ms"] / 1000)

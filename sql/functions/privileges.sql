@@ -60,7 +60,8 @@ credits.deactivate_sync,
 credits.change_sync_interval,
 credits.gift_sync,
 credits.revoke_sync_gift,
-credits.charge_due_subscriptions
+credits.charge_due_subscriptions,
+credits.pace_charges
 TO mana_credits_service;
 
 GRANT EXECUTE ON FUNCTION

@@ -19,8 +19,8 @@ from tests.support.running import Running
 CALLERS = 8
 BATCH = 10
 JOB = f"CALL credits.run_recurring_charge({BATCH})"
-SERVICE_BATCH = 500
-"""What charge_due_subscriptions takes unless it is told."""
+SERVICE_BATCH = 50
+"""What the first batch of a run takes (credits.pace_charges)."""
 CHARGE = "sync:2"
 LOCK = 4711
 

@@ -392,14 +392,94 @@ async def test_a_batch_goes_on_behind_the_one_before(admin: Connection) -> None:
 
 
 async def test_the_job_and_the_function_have_one_batch_size(admin: Connection) -> None:
-    # The service passes none.
+    # The service passes what pace_charges says, which it calls without one.
     sizes = await admin.fetch(
         "SELECT pg_get_function_arg_default(oid, 1) AS size FROM pg_proc"
         " WHERE pronamespace = 'credits'::regnamespace"
-        " AND proname IN ('charge_due_subscriptions', 'run_recurring_charge')"
+        " AND proname IN ('charge_due_subscriptions', 'pace_charges', 'run_recurring_charge')"
     )
-    assert len(sizes) == 2
+    assert len(sizes) == 3
     assert len({row["size"] for row in sizes}) == 1
+
+
+# Giving way to others
+
+PACE = "SELECT * FROM credits.pace_charges(p_batch_size => $1, p_took_ms => $2, p_seen => $3)"
+SEEN = "SELECT seen FROM credits.pace_charges()"
+OWN = 3
+"""Ids of transactions that one batch takes."""
+
+
+async def test_a_run_goes_on_at_once_where_nobody_else_is_at_work(
+    service_login: Connection,
+) -> None:
+    # What is seen stays the same for a whole transaction.
+    async with service_login.transaction(isolation="repeatable_read"):
+        seen = await service_login.fetchval(SEEN)
+        alone = await service_login.fetchrow(PACE, 500, 100, seen - OWN)
+        assert dict(alone or {}) == {"batch_size": 500, "rest_ms": 0, "seen": seen}
+
+
+@pytest.mark.parametrize(
+    ("size", "took", "batch", "rest"),
+    [(500, 20, 50, 60), (10, 0, 10, 0), (500, 5000, 50, 1000), (50, -1, 50, 0)],
+)
+async def test_a_run_gives_way_to_others(
+    service_login: Connection, size: int, took: int, batch: int, rest: int
+) -> None:
+    async with service_login.transaction(isolation="repeatable_read"):
+        seen = await service_login.fetchval(SEEN)
+        pace = await service_login.fetchrow(PACE, size, took, seen - OWN - 1)
+        assert dict(pace or {}) == {"batch_size": batch, "rest_ms": rest, "seen": seen}
+        # It begins with a small batch, and at once.
+        first = await service_login.fetchrow("SELECT * FROM credits.pace_charges($1)", size)
+        assert dict(first or {}) == {"batch_size": batch, "rest_ms": 0, "seen": seen}
+
+
+async def test_a_pace_has_at_least_one(service_login: Connection) -> None:
+    refused = await refusal(service_login, "credits.pace_charges", batch_size=0)
+    assert (refused.sqlstate, refused.field) == ("MC001", "batchSize")
+
+
+async def test_a_batch_alone_is_not_taken_for_others(admin: Connection) -> None:
+    async def taken(place: int) -> int:
+        await subscribe_all(admin, f"user-{place}-a", f"user-{place}-b")
+        before: int = await admin.fetchval(SEEN)
+        batch = await admin.fetchrow("SELECT * FROM credits.charge_due_subscriptions(2)")
+        after: int = await admin.fetchval(SEEN)
+        assert batch is not None
+        assert batch["charged"] == 2
+        return after - before
+
+    # Others of this server, such as autovacuum, may add to that, but not every time.
+    found = [await taken(place) for place in range(10)]
+    # The block that the job puts around it, or the transaction in which the service records it.
+    assert min(found) + 1 == OWN
+
+
+async def test_a_job_takes_small_batches_while_others_are_at_work(
+    admin: Connection, database: Clone
+) -> None:
+    await subscribe_all(admin, *(f"user-{number:03}" for number in range(120)))
+    await admin.execute("ALTER FUNCTION credits.charge_due_subscriptions SET lock_timeout = 0")
+    holder = await connect(database.admin_url)
+    runner = await connect(database.admin_url, role="mana_credits_owner")
+    try:
+        async with holder.transaction():
+            await holder.execute(
+                "SELECT FROM credits.balances WHERE user_id = 'user-000' FOR UPDATE"
+            )
+            run = asyncio.create_task(runner.execute("CALL credits.run_recurring_charge()"))
+            await blocked(admin, runner, run)
+            for _ in range(OWN + 1):
+                await admin.execute("SELECT pg_current_xact_id()")
+        await run
+    finally:
+        await holder.close()
+        await runner.close()
+    ended = await last_run(admin, "recurring-charge")
+    # 50, 50, 20: alone it would have done 70 at once.
+    assert (ended["did"]["charged"], ended["batches"]) == (120, 3)
 
 
 async def test_a_run_tells_how_far_it_is(admin: Connection, database: Clone) -> None:
