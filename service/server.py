@@ -44,6 +44,8 @@ IDLE_SECONDS: Final = 75.0
 above the 60 s that proxies keep theirs."""
 UNREAD_SECONDS: Final = 60.0
 """For a client to take more of an answer; Linux alone can tell (TCP_USER_TIMEOUT)."""
+YOUNG_OBJECTS: Final = 10_000
+"""How many more objects there are before new ones are looked through for garbage."""
 LOGIN_CHECK_SECONDS: Final = 1.0
 CONNECTIONS_CHECK_SECONDS: Final = 1.0
 CONNECTIONS_CHECK_MAX_SECONDS: Final = 30.0
@@ -184,6 +186,8 @@ async def _serve(settings: Settings, worker: Worker | None) -> str | None:
         # up the loop for some 40 ms each time.
         gc.collect()
         gc.freeze()
+        # Requests in flight are thousands of young objects, which end by themselves.
+        gc.set_threshold(YOUNG_OBJECTS)
         _log.info("serving", port=settings.port)
         await stop.wait()
         _log.info("stopping")

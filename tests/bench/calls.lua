@@ -42,6 +42,10 @@ function calls.one()
   return wrk.format("GET", "/one/" .. users)
 end
 
+function calls.usual()
+  return wrk.format("GET", "/usual/" .. users)
+end
+
 function calls.debit()
   return debit(any())
 end

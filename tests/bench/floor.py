@@ -1,15 +1,17 @@
 """The floor: what aiohttp and asyncpg do with one `SELECT 1` a request, and nothing else.
 
-python -m tests.bench.floor PORT URL SIZE…
+python -m tests.bench.floor PORT URL KIND:SIZE…
 
 `GET /one/SIZE` asks through a pool of so many connections, `GET /nothing` asks nobody. The web
-server is the service's own, and the pools are set as its pool is.
+server is the service's own, and the pools are set as its pool is: nothing is reset when a
+connection goes back. `GET /usual/SIZE` asks through a pool as asyncpg makes it, which costs a
+second round trip. KIND is `one` or `usual`.
 """
 
 import asyncio
 import signal
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import asyncpg
 from aiohttp import web
@@ -27,23 +29,25 @@ async def _reset_nothing(_connection: "_Connection") -> None:
     pass
 
 
-async def _serve(port: int, url: str, sizes: list[int]) -> None:
-    pools = {
-        str(size): await asyncpg.create_pool(
-            url, min_size=size, max_size=size, command_timeout=10, reset=_reset_nothing
+async def _serve(port: int, url: str, wanted: list[str]) -> None:
+    reset: dict[str, Any] = {"one": {"reset": _reset_nothing}, "usual": {}}
+    pools: dict[str, asyncpg.Pool[asyncpg.Record]] = {}
+    for each in wanted:
+        kind, _, size = each.partition(":")
+        pools[each] = await asyncpg.create_pool(
+            url, min_size=int(size), max_size=int(size), command_timeout=10, **reset[kind]
         )
-        for size in sizes
-    }
 
     async def one(request: web.Request) -> web.Response:
-        value = await pools[request.match_info["size"]].fetchval("SELECT 1")
+        pool = pools["{kind}:{size}".format_map(request.match_info)]
+        value = await pool.fetchval("SELECT 1")
         return web.Response(text=f'{{"one":{value}}}', content_type="application/json")
 
     async def nothing(_request: web.Request) -> web.Response:
         return web.Response(text='{"one":1}', content_type="application/json")
 
     app = web.Application()
-    app.router.add_get("/one/{size}", one)
+    app.router.add_get("/{kind}/{size}", one)
     app.router.add_get("/nothing", nothing)
     runner = _Runner(app, access_log=None, handle_signals=False)
     await runner.setup()
@@ -60,4 +64,4 @@ async def _serve(port: int, url: str, sizes: list[int]) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(_serve(int(sys.argv[1]), sys.argv[2], [int(size) for size in sys.argv[3:]]))
+    asyncio.run(_serve(int(sys.argv[1]), sys.argv[2], sys.argv[3:]))

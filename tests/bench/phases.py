@@ -112,7 +112,7 @@ def over_http(bench: Bench, round_: int, *, last: bool) -> None:
     with (
         cloned(bench.cluster, TEMPLATE, "service"),
         cloned(bench.cluster, TEMPLATE, "alone"),
-        servers.floor(bench.cluster, bench.folder, plan.pools) as floor,
+        servers.floor(bench.cluster, bench.folder, plan.pools, plan.usual_pools) as floor,
         _service(bench, "service") as service,
         _service(bench, "alone", DATABASE_BATCH_MAX="1") as alone,
     ):
@@ -126,11 +126,15 @@ def over_http(bench: Bench, round_: int, *, last: bool) -> None:
                 load(callers[server.pid], kind, FLOOR_CLIENTS, plan.warm_up)
         for number in CONNECTIONS:
             bench.call("floor", floor, floor_caller, "nothing", number, round_, name="nothing")
-            for size in plan.pools:
-                name = f"pool of {size}"
-                bench.call(
-                    "pools", floor, floor_caller, "one", number, round_, name=name, users=size
-                )
+            for subject, kind, sizes in (
+                ("pools", "one", plan.pools),
+                ("usual pools", "usual", plan.usual_pools),
+            ):
+                for size in sizes:
+                    name = f"pool of {size}"
+                    bench.call(
+                        subject, floor, floor_caller, kind, number, round_, name=name, users=size
+                    )
             for kind, numbers in plan.service.items():
                 if number in numbers:
                     bench.call("service", service, callers[service.pid], kind, number, round_)

@@ -33,6 +33,9 @@ class Plan:
     alone: Mapping[str, tuple[int, ...]]
     """The same for the service that sends every call alone."""
     pools: tuple[int, ...]
+    """The sizes of the floor's pools."""
+    usual_pools: tuple[int, ...]
+    """The sizes of those that are as asyncpg makes them."""
     clients: tuple[int, ...] = (1, 8)
     charges: tuple[tuple[int, int], ...] = ()
     """How many subscriptions are due, and in how many rounds that is measured."""
@@ -43,7 +46,7 @@ class Plan:
     def steps(self) -> int:
         """How many measurements there are."""
         calls = sum(len(n) for load in (self.service, self.alone) for n in load.values())
-        pools = (len(self.pools) + 1) * len(CONNECTIONS)
+        pools = (len(self.pools) + len(self.usual_pools) + 1) * len(CONNECTIONS)
         a_round = calls + pools + 3 * len(self.clients) + len(WATCHED)
         charges = sum(2 * min(rounds, self.rounds) for _, rounds in self.charges)
         return self.rounds * a_round + charges + (4 * self.rounds if self.meanwhile else 0)
@@ -59,6 +62,7 @@ FULL: Final = Plan(
     service=dict.fromkeys(SCENARIOS, CONNECTIONS),
     alone=dict.fromkeys(SCENARIOS, CONNECTIONS),
     pools=(2, 4, 8, 10, 16),
+    usual_pools=(4, 8, 10, 16),
     charges=((50_000, 3), (1_000_000, 1)),
     meanwhile=1_000_000,
 )
@@ -73,5 +77,6 @@ QUICK: Final = Plan(
     },
     alone=dict.fromkeys(("debit", "balance"), (1, 32)),
     pools=(4, 10),
+    usual_pools=(4, 10),
     charges=((5_000, 1),),
 )

@@ -8,7 +8,7 @@ from typing import Any
 
 from tests.bench.figures import Figure, Samples, ratio
 from tests.bench.plans import CONNECTIONS, SCENARIOS, Plan
-from tests.bench.targets import Target, floor, targets
+from tests.bench.targets import POOLS, Target, floor, targets
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,10 +163,14 @@ def _rates(samples: Samples) -> str:
                     _times(ratio(rate, alone)) if subject == "service" else "",
                 ]
             )
-        if bottom is not None:
-            best = samples.best("pools", connections)
-            others = [shown(floor(samples, connections, n)) for n in ("p50", "p99", "cpu")]
-            rows.append([f"floor: `SELECT 1`, {best}", shown(bottom), *others, "1.00", ""])
+        for pools, which in POOLS.items():
+            if (rate := floor(samples, connections, "rate", pools)) is not None:
+                best = samples.best(pools, connections)
+                others = [
+                    shown(floor(samples, connections, n, pools)) for n in ("p50", "p99", "cpu")
+                ]
+                line = [f"{which}: `SELECT 1`, {best}", shown(rate), *others]
+                rows.append([*line, _times(ratio(rate, bottom)), ""])
         head = ["call", "a second", "p50 ms", "p99 ms", "CPU µs", "/ floor", "/ alone"]
         parts += [f"### {_many(connections)}", "", table(head, rows)]
     return "\n".join(parts)
@@ -174,10 +178,11 @@ def _rates(samples: Samples) -> str:
 
 def _floors(samples: Samples) -> str:
     rows = []
-    scenarios = dict.fromkeys(s.scenario for s in samples.all if s.subject == "pools")
-    for name in scenarios:
-        rates = [shown(samples.figure("pools", name, c, "rate")) for c in CONNECTIONS]
-        rows.append([f"`SELECT 1`, {name}", *rates])
+    for pools, which in POOLS.items():
+        scenarios = dict.fromkeys(s.scenario for s in samples.all if s.subject == pools)
+        for name in scenarios:
+            rates = [shown(samples.figure(pools, name, c, "rate")) for c in CONNECTIONS]
+            rows.append([f"{which}: `SELECT 1`, {name}", *rates])
     rates = [shown(samples.figure("floor", "nothing", c, "rate")) for c in CONNECTIONS]
     rows.append(["no database", *rates])
     cores = [shown(samples.figure("floor", "nothing", c, "wrk_cores")) for c in CONNECTIONS]

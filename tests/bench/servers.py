@@ -138,11 +138,14 @@ def caller(server: Server, signed: Tokens, users: int) -> Caller:
 
 
 @contextlib.contextmanager
-def floor(cluster: Cluster, folder: Path, sizes: Sequence[int]) -> Iterator[Server]:
-    """Serve the floor, with a pool of each of these sizes."""
+def floor(
+    cluster: Cluster, folder: Path, sizes: Sequence[int], usual: Sequence[int] = ()
+) -> Iterator[Server]:
+    """Serve the floor, with a pool of each of these sizes, and of each as asyncpg makes it."""
     port = free_port()
     url = cluster.admin_url("postgres")
-    command = ["-m", "tests.bench.floor", str(port), url, *map(str, sizes)]
+    pools = [*(f"one:{size}" for size in sizes), *(f"usual:{size}" for size in usual)]
+    command = ["-m", "tests.bench.floor", str(port), url, *pools]
     with _serving(command, port, folder / f"floor-{port}.log", {}) as server:
         yield server
 

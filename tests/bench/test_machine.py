@@ -50,9 +50,9 @@ def _get(port: int, path: str) -> bytes:
 
 
 def test_the_floor_serves_and_is_gone(cluster: Cluster, tmp_path: Path) -> None:
-    with servers.floor(cluster, tmp_path, [1, 2]) as floor:
+    with servers.floor(cluster, tmp_path, [1, 2], [2]) as floor:
         assert lives(floor.pid)
-        for path in ("nothing", "one/1", "one/2"):
+        for path in ("nothing", "one/1", "one/2", "usual/2"):
             assert _get(floor.port, path) == b'{"one":1}'
     assert not lives(floor.pid)
 
