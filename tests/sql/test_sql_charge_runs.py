@@ -346,6 +346,15 @@ async def test_every_batch_is_committed_by_itself(admin: Connection, database: C
     assert ended["ended_at"] is not None
 
 
+async def test_a_run_adds_up_its_batches(admin: Connection) -> None:
+    await subscribe_all(admin, "ann", "bob", "cat", "dan", "eve")
+    for user in ("ann", "cat", "eve"):
+        await debit(admin, user, 241)
+    await admin.execute(RUN)
+    ended = await last_run(admin, "recurring-charge")
+    assert ended["did"] == {"charged": 2, "paused": 3, "errors": 0}
+
+
 async def test_a_run_that_dies_loses_its_open_batch_which_the_next_run_does(
     admin: Connection, database: Clone
 ) -> None:
