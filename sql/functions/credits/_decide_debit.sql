@@ -12,27 +12,32 @@ AS $$
 DECLARE
     v_made credits.move;
 BEGIN
-    PERFORM credits._require_amount(p_call.amount);
-    PERFORM credits._require_texts(p_call.app_id, p_call.description, p_call.metadata);
-    PERFORM credits._require_key(p_call.idempotency_key, p_call.origin);
-
-    -- A racing retry has committed by the time the lock is ours, so this look is decisive.
-    v_made := credits._replayed_move(
-        p_balance, p_call.id, p_call.origin, p_call.idempotency_key, 'usage', -p_call.amount,
-        p_call.app_id, NULL
-    );
+    -- What breaks a rule raises in the condition. A racing retry has committed by the time the lock is
+    -- ours, so the look for it is decisive.
+    v_made := CASE
+        WHEN credits._require_amount(p_call.amount)
+            AND credits._require_texts(p_call.app_id, p_call.description, p_call.metadata)
+            AND credits._require_key(p_call.idempotency_key, p_call.origin)
+            THEN credits._replayed_move(
+                p_balance, p_call.id, p_call.origin, p_call.idempotency_key, 'usage',
+                -p_call.amount, p_call.app_id, NULL
+            )
+    END;
     IF v_made.id IS NOT NULL THEN
         RETURN ROW(v_made, NULL)::credits.decision;
     END IF;
 
-    PERFORM credits._require_available(p_balance, p_call.amount);
-    RETURN ROW(
-        NULL,
-        ROW(
-            p_balance.user_id, p_call.id, 'usage', p_call.origin, -p_call.amount, p_call.app_id,
-            p_call.description, p_call.metadata, NULL, p_call.idempotency_key
-        )::credits.new_move
-    )::credits.decision;
+    RETURN CASE
+        WHEN credits._require_available(p_balance, p_call.amount)
+            THEN ROW(
+                NULL,
+                ROW(
+                    p_balance.user_id, p_call.id, 'usage', p_call.origin, -p_call.amount,
+                    p_call.app_id, p_call.description, p_call.metadata, NULL,
+                    p_call.idempotency_key
+                )::credits.new_move
+            )::credits.decision
+    END;
 END
 $$;
 COMMENT ON FUNCTION credits._decide_debit(credits.batch_call, credits.balances) IS

@@ -16,8 +16,10 @@ DECLARE
     v_transaction credits.transactions;
 BEGIN
     IF p_id IS NOT NULL THEN
-        SELECT * INTO v_transaction FROM credits.transactions WHERE id = p_id;
+        -- Hardly ever is it there, and to look whether it is costs less than to read it.
+        PERFORM FROM credits.transactions WHERE id = p_id;
         IF found THEN
+            SELECT * INTO STRICT v_transaction FROM credits.transactions WHERE id = p_id;
             ASSERT v_transaction.user_id = p_balance.user_id AND v_transaction.amount = p_amount,
                 'an id is drawn for one call';
             RETURN credits._as_move(v_transaction, p_balance, p_replayed => false);

@@ -1,21 +1,19 @@
 -- credits._require_available: nothing is spent or held that is not there (database.md, rule 3).
 --
+-- One expression, as _require_amount.
+--
 -- Needs:  the balance row is locked.
 -- Raises: MC002 insufficient_credits.
+--
+-- Replaces: credits._require_available(credits.balances, bigint)
 CREATE OR REPLACE FUNCTION credits._require_available(p_balance credits.balances, p_amount bigint)
-RETURNS void
-LANGUAGE plpgsql
+RETURNS boolean
+LANGUAGE sql
 AS $$
-DECLARE
-    v_available CONSTANT bigint := p_balance.balance - p_balance.reserved;
-BEGIN
-    IF v_available < p_amount THEN
-        RAISE EXCEPTION 'insufficient credits' USING
-            ERRCODE = 'MC002',
-            -- A reversal may have made it negative; a caller has nothing then, not less.
-            DETAIL = json_build_object('required', p_amount, 'available', greatest(v_available, 0));
-    END IF;
-END
+    SELECT CASE
+        WHEN p_balance.balance - p_balance.reserved >= p_amount THEN true
+        ELSE credits._refuse_spending(p_balance, p_amount)
+    END
 $$;
 COMMENT ON FUNCTION credits._require_available(credits.balances, bigint) IS
-'Raises MC002 insufficient_credits unless the amount can be spent';
+'True where the amount can be spent; else it raises MC002 insufficient_credits';

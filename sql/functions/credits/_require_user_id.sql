@@ -9,7 +9,7 @@ LANGUAGE plpgsql IMMUTABLE
 AS $$
 BEGIN
     PERFORM credits._require(
-        p_user_id ~ '^[^[:space:][:cntrl:]/?#%{}]{1,128}$' AND p_user_id NOT IN ('.', '..')
+        p_user_id !~ '[[:space:][:cntrl:]/?#%{}]|^\.{0,2}$' AND char_length(p_user_id) <= 128
         AND NOT credits._is_erased(p_user_id),
         'userId',
         'must be 1 to 128 printable characters without white space or / ? # % { }, and no pseudonym'

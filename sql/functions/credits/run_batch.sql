@@ -42,10 +42,10 @@ BEGIN
     );
     -- A hold is known by its id alone.
     SELECT array_agg(coalesce(r.user_id, c.user_id) ORDER BY c.place) INTO v_users
-    FROM (
-        SELECT (p_calls[place]).user_id, (p_calls[place]).reservation_id, place
-        FROM generate_subscripts(p_calls, 1) AS place
-    ) AS c
+    FROM unnest(p_calls) WITH ORDINALITY AS c (
+        operation, user_id, id, amount, app_id, description, idempotency_key, metadata, origin,
+        transaction_id, reservation_id, reason, reference_id, expires_in_seconds, place
+    )
     LEFT JOIN credits.reservations AS r ON r.id = c.reservation_id;
     v_locked := credits._lock_batch(
         v_users,
