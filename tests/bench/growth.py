@@ -1,6 +1,6 @@
 """What a ledger that grows does to debits, history, ledger check, expiry and charges.
 
-python -m tests.bench.growth --rows 10000000 --users 1000000
+python -m tests.bench.growth --rows 10000000
 
 Fills one database with a million ledger rows and as many users as fit to that, another one with
 what was asked for, and measures both in turns. Writes growth.json to build/bench.
@@ -30,6 +30,7 @@ from tests.bench.servers import Tokens
 from tests.bench.wrk import load
 
 SMALL_ROWS: Final = 1_000_000
+ROWS_A_USER: Final = 10
 DUE: Final = 10_000
 """Charges and holds that are due at once."""
 GIFTS: Final = 2_000
@@ -75,9 +76,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    large = Shape.of_total(options.rows, options.users)
-    users = max(1, options.users * options.small_rows // options.rows)
-    small = Shape.of_total(options.small_rows, users)
+    users = options.users or options.rows // ROWS_A_USER
+    large = Shape.of_total(options.rows, users)
+    small = Shape.of_total(options.small_rows, max(1, users * options.small_rows // options.rows))
+    if (least := min(shape.users // shape.subscribed_every for shape in (small, large))) < DUE:
+        # Said before hours of filling rather than after them.
+        raise SystemExit(
+            f"{DUE:,} are to be charged, and only {least:,} have Cloud Sync: more --users"
+        )
     settings = {**SETTINGS, "shared_buffers": options.shared_buffers}
     samples = Samples()
     with (
@@ -336,7 +342,9 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--rows", type=int, default=10_000_000, help="of the larger ledger")
-    parser.add_argument("--users", type=int, default=1_000_000, help="of the larger ledger")
+    parser.add_argument(
+        "--users", type=int, help=f"of the larger ledger; without it one for {ROWS_A_USER} rows"
+    )
     parser.add_argument(
         "--small-rows", type=int, default=SMALL_ROWS, help="of the one it is compared with"
     )
