@@ -15,14 +15,12 @@ LANGUAGE plpgsql
 AS $$
 BEGIN
     IF p_waits THEN
-        IF p_reservation_ids IS NOT NULL THEN
-            SELECT array_agg(l.id) INTO reservation_ids
-            FROM (
-                SELECT r.id FROM credits.reservations AS r
-                WHERE r.user_id = ANY(p_user_ids) AND r.id = ANY(p_reservation_ids)
-                ORDER BY r.id FOR UPDATE
-            ) AS l;
-        END IF;
+        SELECT array_agg(l.id) INTO reservation_ids
+        FROM (
+            SELECT r.id FROM credits.reservations AS r
+            WHERE r.user_id = ANY(p_user_ids) AND r.id = ANY(p_reservation_ids)
+            ORDER BY r.id FOR UPDATE
+        ) AS l;
         SELECT array_agg(l.balance) INTO balances
         FROM (
             SELECT b AS balance FROM credits.balances AS b
@@ -30,14 +28,12 @@ BEGIN
             ORDER BY b.user_id FOR UPDATE
         ) AS l;
     ELSE
-        IF p_reservation_ids IS NOT NULL THEN
-            SELECT array_agg(l.id) INTO reservation_ids
-            FROM (
-                SELECT r.id FROM credits.reservations AS r
-                WHERE r.user_id = ANY(p_user_ids) AND r.id = ANY(p_reservation_ids)
-                ORDER BY r.id FOR UPDATE SKIP LOCKED
-            ) AS l;
-        END IF;
+        SELECT array_agg(l.id) INTO reservation_ids
+        FROM (
+            SELECT r.id FROM credits.reservations AS r
+            WHERE r.user_id = ANY(p_user_ids) AND r.id = ANY(p_reservation_ids)
+            ORDER BY r.id FOR UPDATE SKIP LOCKED
+        ) AS l;
         SELECT array_agg(l.balance) INTO balances
         FROM (
             SELECT b AS balance FROM credits.balances AS b
