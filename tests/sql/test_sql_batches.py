@@ -509,6 +509,34 @@ async def test_one_key_twice_in_a_batch_moves_once(
     assert await admin.fetchval("SELECT count(*) FROM credits.reservations") == 0
 
 
+async def test_a_key_of_a_hold_is_known_to_a_debit_behind_it(
+    admin: Connection, service_login: Connection
+) -> None:
+    await grant(service_login, "ann", 30)
+    held_, debited = await run_batch(
+        service_login, hold("ann", 2, idempotency_key="k"), debit("ann", 2, idempotency_key="k")
+    )
+    assert held_.done["available"] == 28
+    assert debited.error.sqlstate == "MC003"
+    assert await amounts(admin, "ann") == [("grant", 30)]
+
+
+async def test_an_id_and_a_key_of_before_are_found_by_a_batch(
+    admin: Connection, service_login: Connection
+) -> None:
+    for user in ("ann", "bob", "cleo"):
+        await grant(service_login, user, 30)
+    by_id, by_key = debit("ann", 2), debit("bob", 2, idempotency_key="k")
+    first = [await run_alone(service_login, f, **given) for f, given in (by_id, by_key)]
+    function, given = by_key
+    again = await run_batch(
+        service_login, by_id, (function, {**given, "id": uuid4()}), debit("cleo", 2)
+    )
+    assert [outcome.done["id"] for outcome in again[:2]] == [one.done["id"] for one in first]
+    assert [outcome.done["replayed"] for outcome in again] == [False, True, False]
+    assert await admin.fetchval("SELECT sum(total_spent) FROM credits.balances") == 6
+
+
 async def test_a_key_that_was_refused_is_free_for_the_next(service_login: Connection) -> None:
     await grant(service_login, "ann", 5)
     refused, done = await run_batch(
@@ -942,6 +970,40 @@ async def test_a_defect_that_one_call_meets_fails_all(
     given.insert(place, refund("bob", 1))
     calls = [batch_call(function, **arguments) for function, arguments in given]
     await require_nothing(admin, service_login, calls, "22003")
+
+
+async def test_a_batch_that_waits_for_more_than_its_locks_fails(
+    database: Clone, admin: Connection, service_login: Connection
+) -> None:
+    for user in ("ann", "bob"):
+        await grant(service_login, user, 30)
+    function, given = debit("ann", 2)
+    async with superusers(database, 1) as (other,):
+        # The same id, of which nobody knows yet whether it will be there.
+        await other.execute("BEGIN")
+        await other.fetch(
+            "SELECT credits.use_credits(p_user_id => 'bob', p_amount => 2, p_app_id => 'app',"
+            " p_description => 'x', p_id => $1)",
+            given["id"],
+        )
+        calls = [batch_call(function, **given)]
+        with pytest.raises(asyncpg.LockNotAvailableError):
+            await service_login.fetch(RUN, calls)
+        await other.execute("ROLLBACK")
+    assert await amounts(admin, "ann") == [("grant", 30)]
+
+
+async def test_a_batch_leaves_no_multixact(admin: Connection, service_login: Connection) -> None:
+    """A row that is locked in a subtransaction and changed outside of it would have one."""
+    await grant(service_login, "ann", 30)
+    await run_batch(service_login, debit("ann"), debit("ann"))
+    await admin.execute("CREATE EXTENSION pageinspect")
+    rows = await admin.fetch(
+        "SELECT t_infomask & 4096 AS multi"
+        " FROM public.heap_page_items(public.get_raw_page('credits.balances', 0))"
+    )
+    assert len(rows) > 1
+    assert [row["multi"] for row in rows] == [0] * len(rows)
 
 
 async def test_the_time_limit_of_a_batch_ends_with_it(service_login: Connection) -> None:

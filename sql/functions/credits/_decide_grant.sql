@@ -10,22 +10,26 @@ RETURNS credits.decision
 LANGUAGE plpgsql
 AS $$
 DECLARE
-    -- Of the database's own origin, so that no caller can occupy it.
-    v_key         CONSTANT text := 'grant:' || p_call.reference_id;
+    v_key         text;
     v_transaction credits.transactions;
 BEGIN
-    PERFORM credits._require_amount(p_call.amount);
-    PERFORM credits._require(
-        char_length(p_call.reason) BETWEEN 1 AND 64, 'reason', 'must have 1 to 64 characters'
-    );
-    PERFORM credits._require(
-        char_length(p_call.reference_id) BETWEEN 1 AND 128,
-        'referenceId', 'must have 1 to 128 characters'
-    );
-    PERFORM credits._require(
-        p_call.description IS NULL OR char_length(p_call.description) <= 256,
-        'description', 'must have at most 256 characters'
-    );
+    -- What breaks a rule raises in the condition.
+    IF credits._require_amount(p_call.amount)
+        AND credits._require(
+            char_length(p_call.reason) BETWEEN 1 AND 64, 'reason', 'must have 1 to 64 characters'
+        )
+        AND credits._require(
+            char_length(p_call.reference_id) BETWEEN 1 AND 128,
+            'referenceId', 'must have 1 to 128 characters'
+        )
+        AND credits._require(
+            p_call.description IS NULL OR char_length(p_call.description) <= 256,
+            'description', 'must have at most 256 characters'
+        )
+    THEN
+        -- Of the database's own origin, so that no caller can occupy it.
+        v_key := 'grant:' || p_call.reference_id;
+    END IF;
 
     SELECT * INTO v_transaction FROM credits.transactions
     WHERE user_id = p_balance.user_id AND origin = 'system' AND idempotency_key = v_key;

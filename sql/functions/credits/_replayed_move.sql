@@ -15,32 +15,31 @@ AS $$
 DECLARE
     v_transaction credits.transactions;
 BEGIN
-    IF p_id IS NOT NULL THEN
-        -- Hardly ever is it there, and to look whether it is costs less than to read it.
-        PERFORM FROM credits.transactions WHERE id = p_id;
-        IF found THEN
-            SELECT * INTO STRICT v_transaction FROM credits.transactions WHERE id = p_id;
-            ASSERT v_transaction.user_id = p_balance.user_id AND v_transaction.amount = p_amount,
-                'an id is drawn for one call';
-            RETURN credits._as_move(v_transaction, p_balance, p_replayed => false);
-        END IF;
-    END IF;
+    -- Hardly ever was it, and to look whether it was costs less than to read it.
     IF p_idempotency_key IS NULL THEN
+        PERFORM FROM credits.transactions WHERE id = p_id;
+    ELSE
+        PERFORM FROM credits.transactions WHERE id = p_id
+        UNION ALL
+        SELECT FROM credits._key_places(p_balance.user_id, p_origin, p_idempotency_key);
+    END IF;
+    IF NOT found THEN
         RETURN NULL;
     END IF;
 
+    SELECT * INTO v_transaction FROM credits.transactions WHERE id = p_id;
+    IF found THEN
+        ASSERT v_transaction.user_id = p_balance.user_id AND v_transaction.amount = p_amount,
+            'an id is drawn for one call';
+        RETURN credits._as_move(v_transaction, p_balance, p_replayed => false);
+    END IF;
     SELECT * INTO v_transaction FROM credits.transactions
     WHERE user_id = p_balance.user_id
         AND origin = p_origin
         AND idempotency_key = p_idempotency_key;
-    IF NOT found THEN
-        PERFORM credits._refuse_used_key(
-            p_balance.user_id, p_origin, p_idempotency_key, p_but_not => 'transactions'
-        );
-        RETURN NULL;
-    END IF;
     -- Not every key that is there is a replay: it may have been used for something else.
-    IF (v_transaction.type, v_transaction.amount, v_transaction.app_id) <> (p_type, p_amount, p_app_id)
+    IF NOT found
+        OR (v_transaction.type, v_transaction.amount, v_transaction.app_id) <> (p_type, p_amount, p_app_id)
         OR v_transaction.reference_id IS DISTINCT FROM p_reference_id
     THEN
         PERFORM credits._refuse_key(p_idempotency_key);

@@ -1,8 +1,8 @@
 -- credits._require_amount: the bounds that every amount of credits keeps.
 --
 -- One expression in SQL, as the other rules of every move are: PostgreSQL puts it in the place of the
--- call. True, or it raises; a rule that is asked as a part of an expression costs next to nothing, and
--- by PERFORM as much as reading a row.
+-- call. True, or it raises: asked as a part of a condition it costs next to nothing, and by PERFORM as
+-- much as reading a row.
 --
 -- Raises: MC001 invalid_request.
 --

@@ -21,21 +21,27 @@ DECLARE
     v_reservation credits.reservations;
     v_now         timestamptz;
 BEGIN
-    PERFORM credits._require_amount(p_amount);
-    PERFORM credits._require(
-        char_length(p_reason) BETWEEN 1 AND 200, 'reason', 'must have 1 to 200 characters'
-    );
-    PERFORM credits._require(
-        p_expires_in_seconds BETWEEN 1 AND 604800,
-        'expiresInSeconds', 'must be a whole number from 1 to 604800'
-    );
-    PERFORM credits._require_key(p_idempotency_key, 'service');
-    v_balance := credits._lock_balance(p_user_id);
+    -- What breaks a rule raises in the condition.
+    IF credits._require_amount(p_amount)
+        AND credits._require(
+            char_length(p_reason) BETWEEN 1 AND 200, 'reason', 'must have 1 to 200 characters'
+        )
+        AND credits._require(
+            p_expires_in_seconds BETWEEN 1 AND 604800,
+            'expiresInSeconds', 'must be a whole number from 1 to 604800'
+        )
+        AND credits._require_key(p_idempotency_key, 'service')
+    THEN
+        v_balance := credits._lock_balance(p_user_id);
+    END IF;
     v_available := v_balance.balance - v_balance.reserved;
 
-    SELECT * INTO v_reservation FROM credits.reservations
-    WHERE user_id = p_user_id AND (id = p_id OR idempotency_key = p_idempotency_key);
-    IF found THEN
+    SELECT * INTO v_reservation FROM credits.reservations WHERE user_id = p_user_id AND id = p_id;
+    IF NOT found AND p_idempotency_key IS NOT NULL THEN
+        SELECT * INTO v_reservation FROM credits.reservations
+        WHERE user_id = p_user_id AND idempotency_key = p_idempotency_key;
+    END IF;
+    IF v_reservation.id IS NOT NULL THEN
         IF (v_reservation.amount, credits._reason_app(v_reservation.reason))
             <> (p_amount, credits._reason_app(p_reason))
         THEN

@@ -27,7 +27,8 @@ BEGIN
             'use_credits', p_user_id, p_id, p_amount, p_app_id, p_description, p_idempotency_key,
             p_metadata, p_origin, NULL, NULL, NULL, NULL, NULL
         )::credits.batch_call,
-        v_balance
+        v_balance,
+        p_unseen => false
     );
     IF (v_decision.made).id IS NOT NULL THEN
         RETURN v_decision.made;
