@@ -27,8 +27,6 @@ SETTINGS: Final = {
     "random_page_cost": "1.1",
     "track_functions": "none",
     "jit": "off",
-    # All pools of the floors, and the services beside them.
-    "max_connections": "200",
 }
 
 
