@@ -19,6 +19,7 @@ DECLARE
     v_call     credits.batch_call;
     v_balance  credits.balances;
     v_decision credits.decision;
+    v_move     credits.new_move;
     v_entry    credits.transactions;
     v_hold     credits.hold;
     v_commit   credits.committed_hold;
@@ -127,8 +128,12 @@ BEGIN
         END;
 
         IF (v_decision.wanted).user_id IS NOT NULL THEN
-            v_balance := credits._book(v_balance, (v_decision.wanted).amount, v_now);
-            v_entry := credits._as_entry(v_decision.wanted, v_balance, v_now);
+            v_move := v_decision.wanted;
+            IF v_move.id IS NULL THEN
+                v_move.id := credits._new_id();
+            END IF;
+            v_balance := credits._book(v_balance, v_move.amount, v_now);
+            v_entry := credits._as_entry(v_move, v_balance, v_now);
             v_entries := v_entries || v_entry;
             v_unwritten := true;
             v_keys := v_keys || v_call.idempotency_key;

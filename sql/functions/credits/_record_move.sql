@@ -12,7 +12,6 @@ LANGUAGE plpgsql
 AS $$
 DECLARE
     v_balance credits.balances;
-    v_entry   credits.transactions;
 BEGIN
     UPDATE credits.balances AS b SET
         balance = b.balance + p_move.amount,
@@ -26,7 +25,10 @@ BEGIN
     RETURNING b.* INTO v_balance;
     ASSERT found, 'the caller holds the lock on the balance row';
 
-    v_entry := credits._as_entry(p_move, v_balance, p_now);
+    -- Drawing one takes many functions, which would be made ready for each move that has one.
+    IF p_move.id IS NULL THEN
+        p_move.id := credits._new_id();
+    END IF;
     -- One statement: each costs its start, which is a part of every debit.
     WITH used AS (
         INSERT INTO credits.usage_stats AS s (user_id, day, app_id, credits_used, operations)
@@ -40,11 +42,17 @@ BEGIN
         user_id, seq, id, type, origin, amount, balance_before, balance_after, app_id,
         description, metadata, reference_id, idempotency_key, created_at
     ) VALUES (
-        v_entry.user_id, v_entry.seq, v_entry.id, v_entry.type, v_entry.origin, v_entry.amount,
-        v_entry.balance_before, v_entry.balance_after, v_entry.app_id, v_entry.description,
-        v_entry.metadata, v_entry.reference_id, v_entry.idempotency_key, v_entry.created_at
+        p_move.user_id, v_balance.last_seq, p_move.id, p_move.type, p_move.origin, p_move.amount,
+        v_balance.balance - p_move.amount, v_balance.balance, p_move.app_id, p_move.description,
+        p_move.metadata, p_move.reference_id, p_move.idempotency_key, p_now
     );
-    RETURN credits._as_move(v_entry, v_balance, p_replayed => false);
+    RETURN ROW(
+        p_move.id, p_move.user_id, v_balance.last_seq, p_move.type, p_move.amount,
+        v_balance.balance - p_move.amount, v_balance.balance, p_move.app_id, p_move.description,
+        p_move.metadata, p_move.reference_id, p_move.idempotency_key, p_now, false,
+        v_balance.balance - v_balance.reserved, v_balance.reserved, v_balance.total_earned,
+        v_balance.total_spent
+    )::credits.move;
 END
 $$;
 COMMENT ON FUNCTION credits._record_move(credits.new_move, timestamptz, bigint) IS

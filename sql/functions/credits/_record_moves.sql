@@ -31,6 +31,7 @@ BEGIN
             END IF;
             v_balance := v_item.balance;
         END IF;
+        v_move.id := coalesce(v_move.id, credits._new_id());
         v_balance := credits._book(v_balance, v_move.amount, p_now);
         v_entries := v_entries || credits._as_entry(v_move, v_balance, p_now);
     END LOOP;

@@ -16,6 +16,7 @@ RETURNS SETOF credits.batch_outcome
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 SET lock_timeout = '100ms'
+SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
     v_users     text [];
