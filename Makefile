@@ -52,7 +52,7 @@ screenshots: $(TO_TEST) ## every page in both widths and themes, into build/scre
 	@service/dev/packages.sh test
 	$(BIN)/python -m tests.web.screenshots build/screenshots
 
-bench: $(TO_TEST) ## how fast it is, with floors, into build/bench/report.md (about 45 minutes)
+bench: $(TO_TEST) ## how fast it is, with floors, into build/bench/report.md (about an hour)
 	@service/dev/packages.sh bench
 	@exec $(BIN)/python -m tests.bench
 

@@ -1,6 +1,6 @@
 """How fast the service is, against what the machine can do.
 
-python -m tests.bench            everything, repeated (about 45 minutes)
+python -m tests.bench            everything, repeated (about an hour)
 python -m tests.bench --quick    about a minute
 
 Writes report.md and report.json to build/bench, after every round. It ends with 0 also where a
