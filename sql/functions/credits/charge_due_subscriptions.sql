@@ -1,7 +1,7 @@
 -- credits.charge_due_subscriptions: charge one batch of the subscriptions that are due.
 --
--- The size of a batch that is said here is everybody's: the job's and the service's. sql/README.md
--- has what was measured for it.
+-- The size of a batch that is said here is everybody's: the job's and the service's, which take less
+-- while others are at work (pace_charges).
 --
 -- Locks: see _charge_due. A balance that somebody else holds for more than a second is left for
 --        a later run rather than holding up everybody in the batch.

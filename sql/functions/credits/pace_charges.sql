@@ -3,7 +3,7 @@
 -- A charge gives way to whoever else changes something. While a batch is written and its log goes to
 -- the disk, debits wait for it: the longer, the larger it is. So it takes small batches while others
 -- are at work, and is at work for a quarter of the time; else full ones, one after the other.
--- sql/README.md has what was measured.
+-- README.md has what was measured.
 --
 -- Whether others are at work is seen by the ids of transactions, which the whole server shares: more
 -- have ended than the batch itself took. p_took_ms is how long the batch took, p_seen what the call
