@@ -115,6 +115,8 @@ def _plan(options: argparse.Namespace) -> Plan:
         changes["rounds"] = options.rounds
     if options.seconds is not None:
         changes["seconds"] = options.seconds
+    if options.turns is not None:
+        changes["turns"] = options.turns
     if options.only:
         for name in ("service", "alone"):
             load = getattr(plan, name)
@@ -131,8 +133,9 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--quick", action="store_true", help="a minute's worth of it")
-    parser.add_argument("--rounds", type=int, metavar="N", help="how often each is measured")
-    parser.add_argument("--seconds", type=float, metavar="S", help="how long each time")
+    parser.add_argument("--rounds", type=int, metavar="N", help="on fresh copies each")
+    parser.add_argument("--turns", type=int, metavar="N", help="how often within a round")
+    parser.add_argument("--seconds", type=float, metavar="S", help="of a turn over HTTP")
     parser.add_argument(
         "--only", action="append", choices=SCENARIOS, help="these calls; may be given again"
     )

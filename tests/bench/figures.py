@@ -43,8 +43,13 @@ class Sample:
     scenario: str
     connections: int
     round: int
+    """In which turn: what has the same number was measured within a minute."""
     values: dict[str, float]
     """By name: `rate` (a second), `p50` and `p99` (milliseconds), and what else there is."""
+
+
+Thing = tuple[str, str]
+"""A subject and a scenario."""
 
 
 class Samples:
@@ -60,15 +65,31 @@ class Samples:
         self.all.append(Sample(subject, scenario, connections, round_, values))
 
     def figure(self, subject: str, scenario: str, connections: int, name: str) -> Figure | None:
-        """What the rounds say about one thing; None when it was not measured."""
-        values = [
-            sample.values[name]
-            for sample in self.all
-            if (sample.subject, sample.scenario, sample.connections)
-            == (subject, scenario, connections)
-            and name in sample.values
-        ]
+        """What the turns say about one thing; None when it was not measured."""
+        values = list(self._by_round((subject, scenario), connections, name).values())
         return Figure.of(values) if values else None
+
+    def ratio(self, part: Thing, whole: Thing, connections: int, name: str) -> Figure | None:
+        """One by the other, turn by turn; None when there is no turn with both.
+
+        A machine that is slower for a while is slower for both, where one median by another would
+        compare what each had luck with.
+        """
+        below = self._by_round(whole, connections, name)
+        ratios = [
+            value / below[round_]
+            for round_, value in self._by_round(part, connections, name).items()
+            if below.get(round_)
+        ]
+        return Figure.of(ratios) if ratios else None
+
+    def _by_round(self, thing: Thing, connections: int, name: str) -> dict[int, float]:
+        return {
+            sample.round: sample.values[name]
+            for sample in self.all
+            if (sample.subject, sample.scenario, sample.connections) == (*thing, connections)
+            and name in sample.values
+        }
 
     def best(self, subject: str, connections: int) -> str | None:
         """The scenario of a subject whose median rate is the highest: a floor's best pool."""

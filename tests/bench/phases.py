@@ -1,6 +1,7 @@
 """The measurements, one kind after the other."""
 
 import contextlib
+import itertools
 import threading
 import time
 from collections.abc import Iterator
@@ -54,10 +55,11 @@ class Bench:
         *,
         name: str | None = None,
         users: int | None = None,
+        seconds: float | None = None,
     ) -> None:
         """Make one kind of call over so many connections, and keep what came of it."""
         busy = Busy(server.pid)
-        found = load(caller, kind, number, self.plan.seconds, users=users)
+        found = load(caller, kind, number, seconds or self.plan.seconds, users=users)
         self.samples.add(
             subject,
             name or kind,
@@ -124,8 +126,8 @@ def over_http(bench: Bench, round_: int, *, last: bool) -> None:
         for server in (service, alone):
             for kind in ("mixed", "balance_jwt"):
                 load(callers[server.pid], kind, FLOOR_CLIENTS, plan.warm_up)
-        for number in CONNECTIONS:
-            bench.call("floor", floor, floor_caller, "nothing", number, round_, name="nothing")
+        for number, turn in itertools.product(CONNECTIONS, _turns(plan, round_)):
+            bench.call("floor", floor, floor_caller, "nothing", number, turn, name="nothing")
             for subject, kind, sizes in (
                 ("pools", "one", plan.pools),
                 ("usual pools", "usual", plan.usual_pools),
@@ -133,13 +135,13 @@ def over_http(bench: Bench, round_: int, *, last: bool) -> None:
                 for size in sizes:
                     name = f"pool of {size}"
                     bench.call(
-                        subject, floor, floor_caller, kind, number, round_, name=name, users=size
+                        subject, floor, floor_caller, kind, number, turn, name=name, users=size
                     )
             for kind, numbers in plan.service.items():
                 if number in numbers:
-                    bench.call("service", service, callers[service.pid], kind, number, round_)
+                    bench.call("service", service, callers[service.pid], kind, number, turn)
                 if number in plan.alone.get(kind, ()):
-                    bench.call("alone", alone, callers[alone.pid], kind, number, round_)
+                    bench.call("alone", alone, callers[alone.pid], kind, number, turn)
         for subject, server in (("service", service), ("alone", alone)):
             taken = memory(server.pid)
             bench.samples.add(
@@ -158,13 +160,18 @@ def over_http(bench: Bench, round_: int, *, last: bool) -> None:
                 _require_sound(db)
 
 
+def _turns(plan: Plan, round_: int) -> range:
+    """The numbers of a round's turns, which no other round has."""
+    return range(round_ * plan.turns, (round_ + 1) * plan.turns)
+
+
 def _watch(bench: Bench, round_: int) -> None:
     """How long the event loop is held up, in a process of its own: watching costs a little."""
     file = bench.folder / "watched.json"
     with _service(bench, "service", watch=file) as server:
         caller = servers.caller(server, bench.tokens, USERS)
         for kind, number in WATCHED:
-            load(caller, kind, number, bench.plan.seconds)
+            load(caller, kind, number, bench.plan.long_seconds)
             bench.progress.add(1)
     told = servers.watched(file)
     bench.samples.add(
@@ -182,12 +189,14 @@ def _watch(bench: Bench, round_: int) -> None:
 def on_the_database(bench: Bench, round_: int) -> None:
     """The debit function, the bare statement, and what a commit costs, in turns."""
     with cloned(bench.cluster, TEMPLATE, "sql") as name:
-        for clients in bench.plan.clients:
+        # As superuser, all of them: the bare statement needs the tables.
+        url = bench.cluster.admin_url(name)
+        for clients, turn in itertools.product(bench.plan.clients, _turns(bench.plan, round_)):
             for script in ("bare_debit", "use_credits", "commit"):
-                # As superuser, all of them: the bare statement needs the tables.
-                url = bench.cluster.admin_url(name)
-                pace = pgbench(bench.cluster, url, script, clients, bench.plan.seconds, users=USERS)
-                bench.samples.add("sql", script, clients, round_, **asdict(pace))
+                pace = pgbench(
+                    bench.cluster, url, script, clients, bench.plan.sql_seconds, users=USERS
+                )
+                bench.samples.add("sql", script, clients, turn, **asdict(pace))
                 bench.progress.add(1)
 
 
@@ -232,13 +241,21 @@ def meanwhile(bench: Bench) -> None:
                     if subject == "idle"
                     else _charging(bench.cluster, name)
                 ):
-                    bench.call(subject, server, caller, "debit_payers", BUSY_CONNECTIONS, round_)
+                    bench.call(
+                        subject,
+                        server,
+                        caller,
+                        "debit_payers",
+                        BUSY_CONNECTIONS,
+                        round_,
+                        seconds=bench.plan.long_seconds,
+                    )
                     pace = pgbench(
                         bench.cluster,
                         bench.cluster.service_url(name),
                         "debit_payers",
                         FLOOR_CLIENTS,
-                        bench.plan.seconds,
+                        bench.plan.long_seconds,
                         users=due,
                         rate=DEBITS_A_SECOND,
                     )

@@ -26,7 +26,15 @@ class Plan:
     """One run of the benchmark; times in seconds."""
 
     rounds: int
+    """Each on copies of its own."""
+    turns: int
+    """How often in a round each call, each floor and each pgbench has its turn."""
     seconds: float
+    """Of a turn over HTTP."""
+    sql_seconds: float
+    """Of a turn of pgbench."""
+    long_seconds: float
+    """Of what has one turn in a round."""
     warm_up: float
     service: Mapping[str, tuple[int, ...]]
     """The scenarios, each with its numbers of connections."""
@@ -47,9 +55,10 @@ class Plan:
         """How many measurements there are."""
         calls = sum(len(n) for load in (self.service, self.alone) for n in load.values())
         pools = (len(self.pools) + len(self.usual_pools) + 1) * len(CONNECTIONS)
-        a_round = calls + pools + 3 * len(self.clients) + len(WATCHED)
+        a_turn = calls + pools + 3 * len(self.clients)
         charges = sum(2 * min(rounds, self.rounds) for _, rounds in self.charges)
-        return self.rounds * a_round + charges + (4 * self.rounds if self.meanwhile else 0)
+        a_round = self.turns * a_turn + len(WATCHED) + (4 if self.meanwhile else 0)
+        return self.rounds * a_round + charges
 
 
 WATCHED: Final = (("mixed", 128), ("debit", 128), ("balance", 128), ("history_deep", 32))
@@ -57,7 +66,10 @@ WATCHED: Final = (("mixed", 128), ("debit", 128), ("balance", 128), ("history_de
 
 FULL: Final = Plan(
     rounds=5,
-    seconds=5,
+    turns=5,
+    seconds=1,
+    sql_seconds=2,
+    long_seconds=5,
     warm_up=3,
     service=dict.fromkeys(SCENARIOS, CONNECTIONS),
     alone=dict.fromkeys(SCENARIOS, CONNECTIONS),
@@ -68,7 +80,10 @@ FULL: Final = Plan(
 )
 QUICK: Final = Plan(
     rounds=1,
+    turns=1,
     seconds=1,
+    sql_seconds=1,
+    long_seconds=1,
     warm_up=1,
     service={
         **dict.fromkeys(SCENARIOS, (32,)),

@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.bench.figures import Figure, Samples, ratio
+from tests.bench.figures import Figure, Samples
 from tests.bench.plans import CONNECTIONS, SCENARIOS, Plan
-from tests.bench.targets import POOLS, Target, floor, targets
+from tests.bench.targets import POOLS, Target, floor, targets, to_floor
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +84,8 @@ def _many(connections: int) -> str:
     return "1 connection" if connections == 1 else f"{connections} connections"
 
 
-def _times(value: float | None) -> str:
-    return "" if value is None else f"{value:.2f}"
+def _times(figure: Figure | None) -> str:
+    return "" if figure is None else f"{figure.median:.2f}"
 
 
 def _head(about: About) -> str:
@@ -98,8 +98,10 @@ def _head(about: About) -> str:
         *(f"- {line}" for line in about.machine),
         f"- PostgreSQL {about.settings['server_version']}: "
         + ", ".join(f"{k} {v}" for k, v in about.settings.items() if k != "server_version"),
-        f"- Rounds: {plan.rounds}, of {plan.seconds:g} s a measurement, everything in turn; "
-        "each on a fresh copy of the database. Shown: the median (lowest-highest).",
+        f"- Rounds: {plan.rounds}, each on a fresh copy of the database, with {plan.turns} turns. "
+        f"In a turn everything is measured once, for {plan.seconds:g} s over HTTP and "
+        f"{plan.sql_seconds:g} s by pgbench. Shown: the median of the turns (lowest-highest); "
+        "a ratio is the median of the ratios within each turn.",
         "- wrk, one thread, one service process, everything on this machine.",
         "",
     ]
@@ -112,7 +114,7 @@ def _targets(found: Sequence[Target]) -> str:
         [
             target.what + (f" ({target.note})" if target.note else ""),
             f"{'≥' if target.at_least else '≤'} {target.wanted:g}",
-            "" if target.measured is None else number(target.measured),
+            _measured(target),
             words[target.held],
         ]
         for target in found
@@ -131,6 +133,14 @@ def _targets(found: Sequence[Target]) -> str:
     )
 
 
+def _measured(target: Target) -> str:
+    if target.measured is None:
+        return ""
+    if target.low is None or target.high is None:
+        return number(target.measured)
+    return f"{number(target.measured)} ({number(target.low)}-{number(target.high)})"
+
+
 def _rates(samples: Samples) -> str:
     parts = [
         "## Over HTTP",
@@ -140,7 +150,6 @@ def _rates(samples: Samples) -> str:
         "",
     ]
     for connections in CONNECTIONS:
-        bottom = floor(samples, connections, "rate")
         rows = []
         lines = [("service", s) for s in SCENARIOS] + [("alone", s) for s in SCENARIOS]
         for subject, scenario in lines:
@@ -150,7 +159,12 @@ def _rates(samples: Samples) -> str:
             )
             if rate is None:
                 continue
-            alone = samples.figure("alone", scenario, connections, "rate")
+            thing = (subject, scenario)
+            alone = (
+                samples.ratio(thing, ("alone", scenario), connections, "rate")
+                if subject == "service"
+                else None
+            )
             what = SCENARIOS[scenario] + (", every call alone" if subject == "alone" else "")
             rows.append(
                 [
@@ -159,19 +173,29 @@ def _rates(samples: Samples) -> str:
                     shown(p50),
                     shown(p99),
                     shown(cpu),
-                    _times(ratio(rate, bottom)),
-                    _times(ratio(rate, alone)) if subject == "service" else "",
+                    *(_times(to_floor(samples, thing, connections, "rate", p)) for p in POOLS),
+                    _times(alone),
                 ]
             )
         for pools, which in POOLS.items():
             if (rate := floor(samples, connections, "rate", pools)) is not None:
-                best = samples.best(pools, connections)
+                best = samples.best(pools, connections) or ""
                 others = [
                     shown(floor(samples, connections, n, pools)) for n in ("p50", "p99", "cpu")
                 ]
                 line = [f"{which}: `SELECT 1`, {best}", shown(rate), *others]
-                rows.append([*line, _times(ratio(rate, bottom)), ""])
-        head = ["call", "a second", "p50 ms", "p99 ms", "CPU µs", "/ floor", "/ alone"]
+                ratios = (to_floor(samples, (pools, best), connections, "rate", p) for p in POOLS)
+                rows.append([*line, *map(_times, ratios), ""])
+        head = [
+            "call",
+            "a second",
+            "p50 ms",
+            "p99 ms",
+            "CPU µs",
+            "/ floor",
+            "/ asyncpg's",
+            "/ alone",
+        ]
         parts += [f"### {_many(connections)}", "", table(head, rows)]
     return "\n".join(parts)
 
@@ -216,13 +240,13 @@ def _database(samples: Samples) -> str:
     }
     rows = []
     for clients in (1, 8):
-        bare = samples.figure("sql", "bare_debit", clients, "rate")
         for script, what in names.items():
             rate = samples.figure("sql", script, clients, "rate")
+            to_bare = samples.ratio(("sql", script), ("sql", "bare_debit"), clients, "rate")
             others = [
                 shown(samples.figure("sql", script, clients, n)) for n in ("p50", "p99", "cpu")
             ]
-            rows.append([what, str(clients), shown(rate), *others, _times(ratio(rate, bare))])
+            rows.append([what, str(clients), shown(rate), *others, _times(to_bare)])
     head = ["on the database", "clients", "a second", "p50 ms", "p99 ms", "CPU µs", "/ bare"]
     return "\n".join(["## On the database, by pgbench", "", table(head, rows)])
 
@@ -233,7 +257,8 @@ def _charges(samples: Samples) -> str:
         job = samples.figure("job", scenario, 1, "rate")
         statement = samples.figure("statement", scenario, 1, "rate")
         due = int(scenario.removeprefix("charge_"))
-        rows.append([f"{due:,}", shown(job), shown(statement), _times(ratio(job, statement))])
+        both = samples.ratio(("job", scenario), ("statement", scenario), 1, "rate")
+        rows.append([f"{due:,}", shown(job), shown(statement), _times(both)])
     if not rows:
         return ""
     head = ["due", "the job, a second", "one statement, a second", "/ statement"]

@@ -42,6 +42,20 @@ def test_a_figure_is_the_median_with_its_spread() -> None:
     assert Figure.of([0, 0]).spread == 0
 
 
+def test_a_ratio_compares_what_was_measured_in_the_same_turn() -> None:
+    samples = Samples()
+    # The machine is half as fast in the second turn, and only one of both had a third.
+    for turn, (part, whole) in enumerate(((100, 50), (50, 25), (7, 0))):
+        samples.add("service", "debit", 32, turn, rate=part)
+        samples.add("pools", "pool of 4", 32, turn, rate=whole)
+    samples.add("service", "debit", 32, 3, rate=9)
+    assert samples.ratio(("service", "debit"), ("pools", "pool of 4"), 32, "rate") == Figure.of(
+        [2, 2]
+    )
+    assert samples.ratio(("service", "debit"), ("pools", "pool of 4"), 1, "rate") is None
+    assert samples.ratio(("service", "debit"), ("pools", "pool of 8"), 32, "rate") is None
+
+
 def test_a_ratio_needs_both_sides() -> None:
     one, two, none = Figure.of([1]), Figure.of([2]), Figure.of([0])
     assert ratio(one, two) == 0.5
@@ -68,6 +82,8 @@ def test_the_best_pool_is_the_floor() -> None:
     found = targets(samples)
     rate = find(found, "balance: rate at 32 connections / floor")
     assert (rate.measured, rate.held) == (2.0, True)
+    assert rate.low == pytest.approx(2010 / 1010)
+    assert rate.high == pytest.approx(1990 / 990)
     late = find(found, "balance: p99 at 32 connections / that of the floor")
     assert (late.measured, late.held) == (0.4, True)
     assert find(found, "balance: rate at 128 connections / floor").held is None
@@ -137,7 +153,7 @@ def test_progress_ends_with_a_line() -> None:
 
 def test_a_plan_knows_how_many_measurements_it_has() -> None:
     assert QUICK.steps < 60
-    assert FULL.steps == 5 * (30 + 30 + 30 + 6 + 4) + 2 * 3 + 2 + 20
+    assert FULL.steps == 5 * (5 * (30 + 30 + 30 + 6) + 4) + 2 * 3 + 2 + 20
 
 
 def test_a_watch_keeps_the_latest_ticks() -> None:
