@@ -46,6 +46,12 @@ def ended_children_seconds(pid: int) -> float:
     return (int(fields[13]) + int(fields[14])) / _TICKS
 
 
+def children(pid: int) -> set[int]:
+    """The processes that a process has started and not yet waited for."""
+    threads = Path(f"/proc/{pid}/task").glob("*/children")
+    return {int(child) for thread in threads for child in thread.read_text().split()}
+
+
 class Busy:
     """How busy a process and the whole machine were since this was made."""
 

@@ -11,9 +11,12 @@ from typing import Final
 
 from service.dev.postgres import Cluster
 from tests.bench.figures import percentile
-from tests.bench.machine import ended_children_seconds
+from tests.bench.machine import children, ended_children_seconds
 
 SQL: Final = Path(__file__).with_name("sql")
+END_SECONDS: Final = 5.0
+"""For the processes of a run to end, which are counted then. An autovacuum that has begun
+meanwhile may take longer."""
 
 
 class PgbenchError(RuntimeError):
@@ -67,12 +70,14 @@ def pgbench(
         command += [f"--file={SQL / script}.sql"]
         command += [] if rate is None else [f"--rate={rate}"]
         assert cluster.pid is not None
-        worked = ended_children_seconds(cluster.pid)
+        before, worked = children(cluster.pid), ended_children_seconds(cluster.pid)
         done = subprocess.run([*command, url], capture_output=True, text=True, check=False)
         if done.returncode != 0:
             raise PgbenchError(f"pgbench {script}: {done.stderr.strip()}")
-        # Its connections are gone, so the server has waited for their processes, or is about to.
-        time.sleep(0.1)
+        # A process that had much of a large shared memory in use takes its time to end.
+        deadline = time.monotonic() + END_SECONDS
+        while children(cluster.pid) - before and time.monotonic() < deadline:
+            time.sleep(0.05)
         worked = ended_children_seconds(cluster.pid) - worked
         times: list[float] = []
         for log in Path(folder).glob("log*"):

@@ -1,6 +1,8 @@
 """What the machine says of this very process, and processes that are started and stopped."""
 
 import os
+import subprocess
+import sys
 import urllib.request
 from pathlib import Path
 
@@ -9,7 +11,14 @@ import pytest
 from service.dev.postgres import Cluster
 from tests.bench import servers
 from tests.bench.cluster import require_safe
-from tests.bench.machine import Busy, cpu_seconds, describe, memory
+from tests.bench.machine import (
+    Busy,
+    children,
+    cpu_seconds,
+    describe,
+    ended_children_seconds,
+    memory,
+)
 from tests.support.databases import Clone
 from tests.support.processes import lives
 
@@ -24,6 +33,17 @@ def test_a_process_has_memory_and_has_worked() -> None:
     assert before > 0
     assert busy.process() > 0
     assert busy.machine() >= 0
+
+
+def test_a_child_that_ended_is_none_and_what_it_worked_is_known() -> None:
+    before, worked = children(os.getpid()), ended_children_seconds(os.getpid())
+    code = "import time\nwhile time.process_time() < 0.1: pass\ninput()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE) as child:
+        assert children(os.getpid()) - before == {child.pid}
+        assert ended_children_seconds(os.getpid()) == worked
+        child.communicate(b"\n")
+    assert children(os.getpid()) == before
+    assert ended_children_seconds(os.getpid()) - worked >= 0.08
 
 
 def test_the_machine_can_be_described() -> None:
