@@ -408,7 +408,10 @@ def timestamp(value: datetime | None) -> Timestamp | None:
         return None
     if value.tzinfo is not UTC:
         value = value.astimezone(UTC)
-    return f"{value.isoformat(timespec='milliseconds')[:-6]}Z"  # without +00:00
+    # A third of what `isoformat` takes, which a page of 50 moves calls 50 times.
+    written: str = msgspec.to_builtins(value)
+    # The microseconds are left out where they are none: 2026-05-18T00:09:41Z.
+    return f"{written[:23]}Z" if len(written) > 20 else f"{written[:19]}.000Z"
 
 
 def columns(row: "DataclassInstance") -> dict[str, Any]:
