@@ -20,24 +20,20 @@ from service.api import (
 from service.auth import Authenticator, KeySet
 from service.db import Database
 from service.keys import AUTHENTICATOR, DB, METRICS, PAGES, REQUEST_LOG, SETTINGS, STRIPE
-from service.logs import RequestLog, write_request
+from service.logs import RequestLog, write_requests
 from service.metrics import Metrics
-from service.middleware import MIDDLEWARES, add_routes, declared_routes
+from service.middleware import application, declared_routes
 from service.notices import Sender
 from service.pages import make_pages
 from service.reconcile import Reconciler
 from service.settings import Settings
 from service.stripe_gateway import StripeGateway
-from service.wire import BODY_MAX_BYTES
 
 
 def create_app(settings: Settings) -> web.Application:
     """The whole service; it starts without a database, and serves once there is one."""
-    app = web.Application(middlewares=MIDDLEWARES, client_max_size=BODY_MAX_BYTES)
-    app[SETTINGS] = settings
-    app[REQUEST_LOG] = RequestLog.to_stderr(settings) if settings.production else write_request
-    add_routes(
-        app,
+    app = application(
+        settings,
         health.routes,
         credits.routes,
         sync.routes,
@@ -49,6 +45,7 @@ def create_app(settings: Settings) -> web.Application:
         metrics.routes,
         pages.routes,
     )
+    app[REQUEST_LOG] = RequestLog.to_stderr(settings) if settings.production else write_requests
     app[PAGES] = make_pages(declared_routes(app), settings)
     app.cleanup_ctx.extend((_database, _authenticator, _stripe, _notices, _reconciliation))
     return app

@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Hashable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
 
 import msgspec
 import structlog
@@ -42,15 +42,24 @@ _R = TypeVar("_R")
 
 _log = structlog.get_logger(__name__)
 
-_wanted: "ContextVar[Callable[[], bool] | None]" = ContextVar("wanted", default=None)
+
+class Asker(Protocol):
+    """Who waits for an answer, as a request does."""
+
+    @property
+    def transport(self) -> object | None:
+        """None once nobody is there any more."""
 
 
-def drop_unless(wanted: Callable[[], bool]) -> None:
-    """Drop a call that this task makes from now on if `wanted` says no before it is sent.
+_asker: ContextVar[Asker | None] = ContextVar("asker", default=None)
+
+
+def drop_with(asker: Asker) -> None:
+    """Drop a call that this task makes from now on if its asker is gone before it is sent.
 
     Whoever waits for it is cancelled then.
     """
-    _wanted.set(wanted)
+    _asker.set(asker)
 
 
 class Left(Enum):
@@ -97,12 +106,12 @@ class Kind(Generic[_C, _R]):
 class _Waiting(msgspec.Struct, Generic[_C, _R], eq=False):
     call: _C
     answer: "asyncio.Future[_R]"
-    wanted: Callable[[], bool] | None
+    asker: Asker | None
     settle_until: float | None = None
 
     def dropped(self) -> bool:
         """Whether nobody waits for the answer any more; what was sent is asked for to the end."""
-        if self.settle_until is None and self.wanted is not None and not self.wanted():
+        if self.settle_until is None and self.asker is not None and self.asker.transport is None:
             self.answer.cancel()
         return self.answer.done()
 
@@ -161,7 +170,7 @@ class Batcher(Generic[_C, _R]):
         if self.waiting >= self._waiting_max:
             raise UnavailableError("Too many calls are waiting")
         waiting: _Waiting[_C, _R] = _Waiting(
-            call, asyncio.get_running_loop().create_future(), _wanted.get()
+            call, asyncio.get_running_loop().create_future(), _asker.get()
         )
         if not self._apart or not self._put_apart(waiting):
             self._waiting.append(waiting)

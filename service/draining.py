@@ -3,8 +3,6 @@
 import asyncio
 import contextlib
 
-from aiohttp import web
-
 
 class Drain:
     """Counts the requests in flight, and lets them end.
@@ -17,17 +15,13 @@ class Drain:
         """`seconds` is how long the requests may take once they are to end."""
         self._seconds = seconds
         self._open = 0
-        self._ending = False
+        self.ending = False
+        """Whether each answer is to be the last of its connection."""
         self._empty = asyncio.Event()
 
     def enter(self) -> None:
         """A request begins."""
         self._open += 1
-
-    def answered(self, response: web.StreamResponse) -> None:
-        """A request has its answer, which may be the last of its connection."""
-        if self._ending:
-            response.force_close()
 
     def leave(self) -> None:
         """A request has ended, however it did."""
@@ -37,7 +31,7 @@ class Drain:
 
     async def end(self) -> None:
         """Wait until no request is left, for a bounded time."""
-        self._ending = True
+        self.ending = True
         if self._open:
             self._empty.clear()
             with contextlib.suppress(TimeoutError):

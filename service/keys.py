@@ -1,6 +1,6 @@
 """Typed keys of what the application and a request carry."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from service.auth import Authenticator
     from service.db import Database
     from service.draining import Drain
-    from service.logs import WriteRequest
+    from service.logs import WriteRequests
     from service.metrics import Metrics
     from service.pages import Page
     from service.settings import Settings
@@ -44,8 +44,7 @@ AUTHENTICATOR: "Final[web.AppKey[Authenticator]]" = web.AppKey("authenticator")
 DRAIN: "Final[web.AppKey[Drain]]" = web.AppKey("drain")
 METRICS: "Final[web.AppKey[Metrics]]" = web.AppKey("metrics")
 PAGES: "Final[web.AppKey[Mapping[str, Page]]]" = web.AppKey("pages")
-REQUEST_IDS: "Final[web.AppKey[Callable[[], str]]]" = web.AppKey("request_ids")
-REQUEST_LOG: "Final[web.AppKey[WriteRequest]]" = web.AppKey("request_log")
+REQUEST_LOG: "Final[web.AppKey[WriteRequests]]" = web.AppKey("request_log")
 STRIPE: "Final[web.AppKey[StripeGateway | None]]" = web.AppKey("stripe")
 """None where Stripe is not configured."""
 

@@ -1,13 +1,13 @@
 """Structured logs: JSON in production, lines for people in development. No secret gets in."""
 
-import asyncio
 import logging
 import re
 import sys
 import traceback
-from collections.abc import Iterator, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from contextvars import ContextVar
 from datetime import UTC, datetime
-from typing import Any, Final, Protocol, TextIO
+from typing import Any, Final, TextIO
 
 import msgspec
 import structlog
@@ -21,11 +21,25 @@ Event = MutableMapping[str, Any]
 
 _log = structlog.get_logger("service.access")
 
+_request_id: ContextVar[str] = ContextVar("request_id")
+
+
+def name_request(request_id: str) -> None:
+    """Put the id of a request into the lines that this task writes from now on."""
+    _request_id.set(request_id)
+
+
+def add_request_id(logger: object, name: str, event: Event) -> Event:
+    """Put in the id of the request that a line is about, as a structlog processor."""
+    if (request_id := _request_id.get(None)) is not None:
+        event.setdefault("request_id", request_id)
+    return event
+
 
 def configure(settings: Settings, *, once: bool = False) -> None:
     """Set up logging for this process, to standard error; `once`: for good, which is quicker."""
     shared: list[structlog.typing.Processor] = [
-        structlog.contextvars.merge_contextvars,
+        add_request_id,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
         write_exception,
@@ -91,6 +105,7 @@ class RequestLine(msgspec.Struct, kw_only=True):
     """Its template, never the path itself: that holds gift codes and user ids."""
     status: int
     ms: float
+    """Rounded as it is written."""
     request_id: str
     caller: str
     app: str | msgspec.UnsetType | None = msgspec.UNSET
@@ -100,65 +115,52 @@ class RequestLine(msgspec.Struct, kw_only=True):
     time: str = ""
 
 
-class WriteRequest(Protocol):
-    """Writes the line of a request."""
-
-    def __call__(self, line: RequestLine, *, chosen: bool) -> None:
-        """`chosen`: the client chose its id."""
+WriteRequests = Callable[[Sequence[RequestLine]], None]
+"""Writes the lines of requests that have ended. What a client chose is clean already."""
 
 
-def write_request(line: RequestLine, *, chosen: bool) -> None:
-    """Write the line of a request as any other; `chosen`: the client chose its id."""
-    said = {
-        name: value
-        for name in line.__struct_fields__
-        if name not in ("event", "level", "time")
-        and (value := getattr(line, name)) is not msgspec.UNSET
-    }
-    _log.info(line.event, **said)
+def write_requests(lines: Sequence[RequestLine]) -> None:
+    """Write them as any other line."""
+    for line in lines:
+        line.ms = round(line.ms, 1)
+        said = {
+            name: value
+            for name in line.__struct_fields__
+            if name not in ("event", "level", "time")
+            and (value := getattr(line, name)) is not msgspec.UNSET
+        }
+        _log.info(line.event, **said)
 
 
 class RequestLog:
-    """Writes the line of each request in production, as `write_request` would, and much quicker.
+    """Writes the lines of requests in production, as `write_requests` would, and much quicker.
 
     There is one for every request, so that it would take longer than much else that a request
-    needs. Of what stands in it, only what a client chose can hold a secret. The lines of one round
-    of the event loop are written at once, with the time of the first.
+    needs. Those that are written at once have one time.
     """
 
-    def __init__(self, stream: TextIO, redact: Redactor) -> None:
+    def __init__(self, stream: TextIO) -> None:
         self._stream = stream
-        self._redact = redact
-        self._lines: list[RequestLine] = []
-        self._time = ""
         self._encode_lines = msgspec.json.Encoder().encode_lines
 
     @classmethod
-    def to_stderr(cls, settings: Settings) -> WriteRequest:
+    def to_stderr(cls, settings: Settings) -> WriteRequests:
         """The log of a process that writes its lines at that level, and nothing else otherwise."""
         if logging.getLevelNamesMapping()[settings.log_level.upper()] > logging.INFO:
             return _write_nothing
-        return cls(sys.stderr, Redactor(settings.secrets()))
+        return cls(sys.stderr)
 
-    def __call__(self, line: RequestLine, *, chosen: bool) -> None:
-        """Write one."""
-        if not self._lines:
-            self._time = f"{datetime.now(UTC).isoformat()[:-6]}Z"
-            asyncio.get_running_loop().call_soon(self._write)
-        line.time = self._time
-        if chosen:
-            line.request_id = self._redact.hide(line.request_id)
-        if line.app:
-            line.app = self._redact.hide(line.app)
-        self._lines.append(line)
-
-    def _write(self) -> None:
-        lines, self._lines = self._lines, []
+    def __call__(self, lines: Sequence[RequestLine]) -> None:
+        """Write them."""
+        time = f"{datetime.now(UTC).isoformat()[:-6]}Z"
+        for line in lines:
+            line.time = time
+            line.ms = round(line.ms, 1)
         self._stream.write(self._encode_lines(lines).decode())
         self._stream.flush()
 
 
-def _write_nothing(line: RequestLine, *, chosen: bool) -> None:
+def _write_nothing(lines: Sequence[RequestLine]) -> None:
     pass
 
 

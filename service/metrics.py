@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -30,6 +30,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
 from service.db import Database
+from service.logs import RequestLine
 from service.queries import metrics
 from service.queries.metrics import Figure
 from service.stripe_gateway import EVENT_TYPES
@@ -104,14 +105,15 @@ class Metrics:
         )
         ProcessCollector(registry=self._registry)
 
-    def request(self, method: str, route: str, status: int, seconds: float) -> None:
-        """A request was answered."""
-        child = self._children.get((method, route, status))
-        if child is None:
-            # Finding one by its labels takes longer than counting in it.
-            child = self._requests.labels(method, route, str(status))
-            self._children[method, route, status] = child
-        child.observe(seconds)
+    def requests(self, lines: Sequence[RequestLine]) -> None:
+        """Count requests that have ended."""
+        for line in lines:
+            labels = (line.method, line.route, line.status)
+            child = self._children.get(labels)
+            if child is None:
+                # Finding one by its labels takes longer than counting in it.
+                child = self._children[labels] = self._requests.labels(*map(str, labels))
+            child.observe(line.ms / 1000)
 
     @contextlib.asynccontextmanager
     async def watching(self) -> AsyncIterator["Metrics"]:

@@ -1,17 +1,18 @@
 """What every request passes: its id and log line, CORS, the error envelope, authentication."""
 
+import asyncio
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, MutableMapping
 from types import MappingProxyType
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 import structlog
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 
-from service.batches import drop_unless
+from service.batches import drop_with
 from service.errors import (
     ApiError,
     forbidden,
@@ -26,14 +27,18 @@ from service.keys import (
     DRAIN,
     METRICS,
     REQUEST_ID,
-    REQUEST_IDS,
     REQUEST_LOG,
     SERVICE_CALLER,
     SETTINGS,
+    Caller,
 )
 from service.limits import require_turn
-from service.logs import RequestLine, write_request
+from service.logs import Redactor, RequestLine, name_request, write_requests
 from service.wire import BODY_MAX_BYTES, ROUTE, ROUTES, Auth, ErrorAnswer, Route, Routes
+
+if TYPE_CHECKING:
+    from service.auth import Authenticator
+    from service.settings import Settings
 
 ALLOWED_METHODS: Final = "GET, POST, DELETE"
 ALLOWED_HEADERS: Final = "Authorization, Content-Type, Idempotency-Key"
@@ -56,19 +61,135 @@ _CODES: Final[Mapping[int, tuple[str, str]]] = MappingProxyType(
 _log = structlog.get_logger(__name__)
 
 
-def add_routes(app: web.Application, *tables: Routes) -> None:
-    """Register the routes with what they declare. A route added by hand stops the start."""
-    routes: dict[web.AbstractRoute, Route] = {}
-    for table in tables:
-        for route in table:
-            # A GET serves HEAD as well, with the same declaration.
-            methods = ("GET", "HEAD") if route.method == "GET" else (route.method,)
-            for method in methods:
-                path = _PLACEHOLDER.sub(r"{\1:[^/]+}", route.path)
-                routes[app.router.add_route(method, path, route.handler)] = route
-    app[ROUTES] = MappingProxyType(routes)
-    app[REQUEST_IDS] = request_ids()
-    app.on_startup.append(_require_declarations)
+def application(settings: "Settings", *tables: Routes) -> web.Application:
+    """An application that serves these routes, and no route that is added by hand."""
+    front = _Front()
+    app = web.Application(middlewares=(front.answer,), client_max_size=BODY_MAX_BYTES)
+    app[SETTINGS] = settings
+    front.add_routes(app, tables)
+    return app
+
+
+class _Front:
+    """What every request of one application passes, from its id to its line in the log.
+
+    It is one middleware, since each costs a request about as much as all that is done in this one.
+    For the same reason it looks up once what it needs of the application, when that starts, and
+    requests that end in the same round of the event loop are counted and logged together.
+    """
+
+    def __init__(self) -> None:
+        self._routes: Mapping[web.AbstractRoute, Route] = {}
+        self._next_id = request_ids()
+        self._ended: list[RequestLine] = []
+
+    def add_routes(self, app: web.Application, tables: Iterable[Routes]) -> None:
+        """Register the routes with what they declare. A route added by hand stops the start."""
+        routes: dict[web.AbstractRoute, Route] = {}
+        for table in tables:
+            for route in table:
+                # A GET serves HEAD as well, with the same declaration.
+                methods = ("GET", "HEAD") if route.method == "GET" else (route.method,)
+                for method in methods:
+                    path = _PLACEHOLDER.sub(r"{\1:[^/]+}", route.path)
+                    routes[app.router.add_route(method, path, route.handler)] = route
+        app[ROUTES] = self._routes = MappingProxyType(routes)
+        app.on_startup.append(self._start)
+
+    async def _start(self, app: web.Application) -> None:
+        for route in app.router.routes():
+            if route not in self._routes:
+                where = "" if route.resource is None else route.resource.canonical
+                raise RuntimeError(f"{route.method} {where} declares no authentication")
+        settings = app[SETTINGS]
+        self._origins = frozenset(settings.cors_origins)
+        self._hide = Redactor(settings.secrets()).hide
+        self._authenticator = app.get(AUTHENTICATOR)
+        self._drain = app.get(DRAIN)
+        self._metrics = app.get(METRICS)
+        self._write = app.get(REQUEST_LOG, write_requests)
+
+    @web.middleware
+    async def answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Serve one request."""
+        started = time.perf_counter()
+        sent = request.headers
+        request_id = sent.get("X-Request-Id")
+        chosen = request_id is not None and _REQUEST_ID.fullmatch(request_id) is not None
+        if request_id is None or not chosen:
+            request_id = self._next_id()
+        request[REQUEST_ID] = request_id
+        # aiohttp runs each request in a task of its own, so that neither outlives it.
+        name_request(request_id)
+        drop_with(request)
+        # None for a path or method that there is not.
+        route = request[ROUTE] = self._routes.get(request.match_info.route)
+        if self._drain is not None:
+            self._drain.enter()
+        caller = "none"
+        name: str | msgspec.UnsetType | None = msgspec.UNSET
+        status = 499  # as long as there is no answer, because the client left or the service stops
+        try:
+            try:
+                if route is None:
+                    response = await _unmatched(request, handler)
+                else:
+                    if route.auth is Auth.SERVICE:
+                        service = request[SERVICE_CALLER] = self._keys().service(request)
+                        caller, name = "service", service.app_id
+                    elif route.auth is Auth.USER or route.auth is Auth.ADMIN:
+                        user = request[CALLER] = await self._keys().user(request)
+                        caller = "admin" if user.role == "admin" else "user"
+                        _require_role(user, route.auth)
+                    if route.limits:
+                        await require_turn(request, route.limits)
+                    response = await handler(request)
+            except Exception as error:
+                response = _refusal(error, request_id)
+            headers = response.headers
+            headers["X-Request-Id"] = request_id
+            headers.add("Vary", "Origin")
+            if (origin := sent.get("Origin")) is not None and origin in self._origins:
+                _allow_origin(request, headers, origin)
+            status = response.status
+            if self._drain is not None and self._drain.ending:
+                response.force_close()
+            return response
+        finally:
+            if self._drain is not None:
+                self._drain.leave()
+            method, template = request.method, "unmatched" if route is None else route.path
+            if route is None and method not in hdrs.METH_ALL:
+                method = "OTHER"
+            self._end(
+                RequestLine(
+                    method=method,
+                    route=template,
+                    status=status,
+                    ms=(time.perf_counter() - started) * 1000,
+                    # What a client chose may hold a secret.
+                    request_id=self._hide(request_id) if chosen else request_id,
+                    caller=caller,
+                    app=self._hide(name) if name else name,
+                )
+            )
+
+    def _end(self, line: RequestLine) -> None:
+        if not self._ended:
+            asyncio.get_running_loop().call_soon(self._tell)
+        self._ended.append(line)
+
+    def _tell(self) -> None:
+        """Count and log what has ended in this round of the loop."""
+        lines, self._ended = self._ended, []
+        if self._metrics is not None:
+            self._metrics.requests(lines)
+        self._write(lines)
+
+    def _keys(self) -> "Authenticator":
+        if self._authenticator is None:
+            raise RuntimeError("the application has no authenticator")
+        return self._authenticator
 
 
 def declared_routes(app: web.Application) -> list[Route]:
@@ -76,107 +197,32 @@ def declared_routes(app: web.Application) -> list[Route]:
     return [route for added, route in app[ROUTES].items() if added.method == route.method]
 
 
-async def _require_declarations(app: web.Application) -> None:
-    for route in app.router.routes():
-        if route not in app[ROUTES]:
-            where = "" if route.resource is None else route.resource.canonical
-            raise RuntimeError(f"{route.method} {where} declares no authentication")
+def _require_role(user: Caller, auth: Auth) -> None:
+    if auth is Auth.ADMIN and user.role != "admin":
+        raise forbidden("This is for administrators")
 
 
-@web.middleware
-async def answer(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """All that every request passes, from its id to its line in the log.
-
-    It is one middleware, since each costs a request about as much as all that is done in this one.
-    """
-    started = time.perf_counter()
-    request_id = request.headers.get("X-Request-Id")
-    chosen = request_id is not None and _REQUEST_ID.fullmatch(request_id) is not None
-    app = request.app
-    if request_id is None or not chosen:
-        request_id = app[REQUEST_IDS]()
-    request[REQUEST_ID] = request_id
-    # aiohttp runs each request in a task of its own, so that neither outlives it.
-    structlog.contextvars.bind_contextvars(request_id=request_id)
-    drop_unless(lambda: request.transport is not None)
-    # None for a path or method that there is not.
-    route = request[ROUTE] = app[ROUTES].get(request.match_info.route)
-    if (drain := app.get(DRAIN)) is not None:
-        drain.enter()
-    status = 499  # as long as there is no answer, because the client left or the service stops
-    try:
-        response = await _serve(request, route, handler)
-        response.headers["X-Request-Id"] = request_id
-        _allow_origins(request, response)
-        status = response.status
-        if drain is not None:
-            drain.answered(response)
-        return response
-    finally:
-        if drain is not None:
-            drain.leave()
-        seconds = time.perf_counter() - started
-        method = request.method if request.method in hdrs.METH_ALL else "OTHER"
-        template = "unmatched" if route is None else route.path
-        if (metrics := app.get(METRICS)) is not None:
-            metrics.request(method, template, status, seconds)
-        caller, name = _caller(request)
-        app.get(REQUEST_LOG, write_request)(
-            RequestLine(
-                method=method,
-                route=template,
-                status=status,
-                ms=round(seconds * 1000, 1),
-                request_id=request_id,
-                caller=caller,
-                app=name,
-            ),
-            chosen=chosen,
-        )
+async def _unmatched(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """The answer for a path or method that there is not."""
+    if _is_preflight(request):
+        # For any path, so that a browser gets to see the 404 that follows.
+        return web.Response(status=204)
+    return await handler(request)
 
 
-async def _serve(request: web.Request, route: Route | None, handler: Handler) -> web.StreamResponse:
-    """The answer; everything that goes wrong in one form, what is not foreseen as a 500."""
-    try:
-        if _is_preflight(request):
-            # For any path, so that a browser gets to see the 404 that follows.
-            return web.Response(status=204)
-        if route is not None:
-            await _authenticate(request, route.auth)
-            if route.limits:
-                await require_turn(request, route.limits)
-        return await handler(request)
-    except ApiError as error:
-        if error.status == 500:
-            _log.error("internal error", exc_info=error)
-            return tell(internal_error(request[REQUEST_ID]))
-        return tell(error)
-    except web.HTTPException as error:
+def _refusal(error: Exception, request_id: str) -> web.StreamResponse:
+    """The answer for what went wrong, in one form; for what is not foreseen a 500."""
+    if isinstance(error, ApiError):
+        if error.status != 500:
+            return tell(error)
+        _log.error("internal error", exc_info=error)
+    elif isinstance(error, web.HTTPException):
         if error.status < 400:
-            raise
+            raise error
         return tell(_of_http(error))
-    except Exception as error:
+    else:
         _log.error("unhandled error", exc_info=error)
-        return tell(internal_error(request[REQUEST_ID]))
-
-
-async def _authenticate(request: web.Request, auth: Auth) -> None:
-    """Find out who is calling, by what the route declares."""
-    if auth is Auth.SERVICE:
-        request[SERVICE_CALLER] = request.app[AUTHENTICATOR].service(request)
-    elif auth is Auth.USER or auth is Auth.ADMIN:
-        request[CALLER] = await request.app[AUTHENTICATOR].user(request)
-        if auth is Auth.ADMIN and request[CALLER].role != "admin":
-            raise forbidden("This is for administrators")
-
-
-def _caller(request: web.Request) -> tuple[str, str | msgspec.UnsetType | None]:
-    """What kind of caller it is, and which service, where it is one."""
-    if (service := request.get(SERVICE_CALLER)) is not None:
-        return "service", service.app_id
-    if (user := request.get(CALLER)) is not None:
-        return ("admin" if user.role == "admin" else "user"), msgspec.UNSET
-    return "none", msgspec.UNSET
+    return tell(internal_error(request_id))
 
 
 def _is_preflight(request: web.Request) -> bool:
@@ -187,20 +233,16 @@ def _is_preflight(request: web.Request) -> bool:
     )
 
 
-def _allow_origins(request: web.Request, response: web.StreamResponse) -> None:
-    """Let the configured origins read every answer, errors included, and answer preflights."""
-    response.headers.add("Vary", "Origin")
-    origin = request.headers.get("Origin")
-    if origin is None or origin not in request.app[SETTINGS].cors_origins:
-        return
-    response.headers["Access-Control-Allow-Origin"] = origin
-    response.headers["Access-Control-Allow-Credentials"] = "true"
+def _allow_origin(request: web.Request, headers: MutableMapping[str, str], origin: str) -> None:
+    """Let a configured origin read the answer, errors included, and answer its preflights."""
+    headers["Access-Control-Allow-Origin"] = origin
+    headers["Access-Control-Allow-Credentials"] = "true"
     if _is_preflight(request):
-        response.headers["Access-Control-Allow-Methods"] = ALLOWED_METHODS
-        response.headers["Access-Control-Allow-Headers"] = ALLOWED_HEADERS
-        response.headers["Access-Control-Max-Age"] = str(PREFLIGHT_SECONDS)
+        headers["Access-Control-Allow-Methods"] = ALLOWED_METHODS
+        headers["Access-Control-Allow-Headers"] = ALLOWED_HEADERS
+        headers["Access-Control-Max-Age"] = str(PREFLIGHT_SECONDS)
     else:
-        response.headers["Access-Control-Expose-Headers"] = EXPOSED_HEADERS
+        headers["Access-Control-Expose-Headers"] = EXPOSED_HEADERS
 
 
 def _of_http(error: web.HTTPException) -> ApiError:
@@ -224,6 +266,3 @@ def tell(error: ApiError) -> web.Response:
         headers={"Cache-Control": "no-store", **error.headers},
         content_type="application/json",
     )
-
-
-MIDDLEWARES: Final = (answer,)

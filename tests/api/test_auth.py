@@ -5,9 +5,11 @@ import base64
 import contextlib
 import hashlib
 import hmac
+import io
 import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import aiohttp
@@ -17,11 +19,11 @@ from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from service import auth
+from service import auth, logs
 from service.auth import Authenticator, KeySet, KeySetError, read_key_set
 from service.errors import ApiError
-from service.keys import AUTHENTICATOR, CALLER, SERVICE_CALLER, SETTINGS
-from service.middleware import MIDDLEWARES, add_routes
+from service.keys import AUTHENTICATOR, CALLER, REQUEST_LOG, SERVICE_CALLER
+from service.middleware import application as serving
 from service.settings import Settings
 from service.wire import Auth, Routes, respond
 from tests.api.http_support import Client, Connect, Issuer, SigningKey, encode_part
@@ -78,10 +80,9 @@ def application(
             app[AUTHENTICATOR] = Authenticator(keys, issuer=issuer.url, service_keys=SERVICE_KEYS)
             yield
 
-    app = web.Application(middlewares=MIDDLEWARES)
-    app[SETTINGS] = Settings.from_env({"MANA_ENV": "development"})
+    settings = {"MANA_ENV": "development", "MANA_SERVICE_KEY": ",".join(SERVICE_KEYS)}
+    app = serving(Settings.from_env(settings), routes)
     app.cleanup_ctx.append(authenticator)
-    add_routes(app, routes)
     return app
 
 
@@ -662,3 +663,28 @@ async def test_only_so_many_tokens_are_remembered(
         assert verified == [first, second, third]
         await show(second)
         assert verified == [first, second, third, second]
+
+
+async def test_the_line_of_a_request_holds_no_secret_that_its_client_sent(
+    connect: Connect, issuer: Issuer
+) -> None:
+    written = io.StringIO()
+    app = application(issuer)
+    write: logs.WriteRequests = logs.RequestLog(written)
+    app[REQUEST_LOG] = write
+    client = await connect(app)
+    token = "eyJhbGciOiJFZERTQSJ9.eyJzdWIiOiJhbm4ifQ.c2lnbmF0dXJl"
+    for name in (f"{SERVICE_KEYS[0]} 1", "research"):
+        answer = await client.get(
+            "/service",
+            headers={"X-Service-Key": SERVICE_KEYS[0], "X-App-Id": name, "X-Request-Id": token},
+        )
+        assert answer.headers["X-Request-Id"] == token
+    lines = [json.loads(line) for line in written.getvalue().splitlines()]
+    assert [line["app"] for line in lines] == ["[hidden] 1", "research"]
+    assert {
+        tuple(line[name] for name in ("method", "route", "status", "caller", "request_id", "event"))
+        for line in lines
+    } == {("GET", "/service", 200, "service", "[hidden]", "request")}
+    assert all(line["ms"] == round(line["ms"], 1) for line in lines)
+    assert all(datetime.fromisoformat(line["time"]).tzinfo == UTC for line in lines)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from service import batches
-from service.batches import Batcher, BatchFailedError, Kind, Left, drop_unless
+from service.batches import Batcher, BatchFailedError, Kind, Left, drop_with
 from service.errors import ApiError, UnavailableError
 from tests.support.waiting import until
 
@@ -336,11 +336,18 @@ async def test_those_that_wait_apart_count_as_well(wire: Wire) -> None:
 class Client:
     """Somebody who may be gone."""
 
-    there: bool = True
+    transport: object | None = "a connection"
+
+    @property
+    def there(self) -> bool:
+        return self.transport is not None
+
+    def leave(self) -> None:
+        self.transport = None
 
     async def call(self, batcher: Batcher[str, str], call: str) -> "asyncio.Task[str]":
         async def ask() -> str:
-            drop_unless(lambda: self.there)
+            drop_with(self)
             return await batcher.call(call)
 
         task = asyncio.create_task(ask())
@@ -353,7 +360,7 @@ async def test_a_call_whose_client_is_gone_before_it_is_sent_is_dropped(wire: Wi
     (first,) = await asked(batcher, "x1")
     gone = await client.call(batcher, "a1")
     others = await asked(batcher, "b1", "c1")
-    client.there = False
+    client.leave()
     wire.last.done()
     assert await answers([first, gone, *others]) == ["x1 done", "cancelled", None, None]
     assert wire.last.calls == ["b1", "c1"]
@@ -366,7 +373,7 @@ async def test_a_call_whose_client_is_gone_afterwards_is_done_and_told(wire: Wir
     tasks += await asked(batcher, "b1")
     wire.last.done()
     await settled()
-    client.there = False
+    client.leave()
     wire.last.done()
     assert await answers(tasks) == ["x1 done", "a1 done", "b1 done"]
 
@@ -375,7 +382,7 @@ async def test_where_all_are_gone_nothing_is_sent(wire: Wire) -> None:
     batcher, client = Batcher(DB, wire.kind, waiting_max=2), Client()
     tasks = await asked(batcher, "x1")
     tasks += [await client.call(batcher, call) for call in ("a1", "b1")]
-    client.there = False
+    client.leave()
     wire.last.done()
     assert await answers(tasks) == ["x1 done", "cancelled", "cancelled"]
     assert wire.calls == [["x1"]]
@@ -391,7 +398,7 @@ async def test_what_a_batch_has_left_is_dropped_when_its_client_is_gone(wire: Wi
     tasks = await asked(batcher, "b1", "a2")
     wire.last.done()
     await settled()
-    client.there = False
+    client.leave()
     wire.last.came(Left.ALONE, "b1 done", Left.ALONE)
     assert await answers([gone, *tasks]) == ["cancelled", "b1 done", None]
     assert wire.last.calls == ["a2"]
@@ -407,7 +414,7 @@ async def test_what_may_have_been_done_is_settled_though_its_client_is_gone(
     (other,) = await asked(batcher, "b1")
     wire.last.done()
     await settled()
-    client.there = False
+    client.leave()
     wire.last.failed(BatchFailedError(settle_until))
     await settled()
     if settle_until is None:
@@ -771,7 +778,7 @@ async def test_in_a_storm_every_call_is_answered_once(seed: int) -> None:
     went: set[str] = set()
 
     async def ask(call: str) -> str:
-        drop_unless(lambda: whose[call].there)
+        drop_with(whose[call])
         return await batcher.call(call)
 
     for number, call in enumerate(calls):
@@ -781,7 +788,7 @@ async def test_in_a_storm_every_call_is_answered_once(seed: int) -> None:
             went.add(other := dice.choice(calls[: number + 1]))
             tasks[other].cancel()
         if dice.random() < 0.02:
-            dice.choice(clients).there = False
+            dice.choice(clients).leave()
         for _ in range(dice.choice([0, 0, 1, 2, 12])):
             await asyncio.sleep(0)
     async with asyncio.timeout(60):

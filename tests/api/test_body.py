@@ -27,8 +27,7 @@ from service.api.fields import (
     UserId,
 )
 from service.errors import ApiError, FieldError
-from service.keys import SETTINGS
-from service.middleware import MIDDLEWARES, add_routes
+from service.middleware import application
 from service.settings import Settings
 from service.wire import (
     Answer,
@@ -131,9 +130,7 @@ async def client(connect: Connect) -> Client:
     async def code(request: web.Request) -> web.Response:
         return respond({"code": path_text(request, "code", 20)})
 
-    app = web.Application(middlewares=MIDDLEWARES)
-    app[SETTINGS] = Settings.from_env({"MANA_ENV": "development"})
-    add_routes(app, routes)
+    app = application(Settings.from_env({"MANA_ENV": "development"}), routes)
     return await connect(app)
 
 
@@ -523,6 +520,7 @@ def test_times_are_utc_with_milliseconds() -> None:
     berlin = timezone(timedelta(hours=2))
     assert timestamp(datetime(2026, 5, 18, 2, 9, 41, 123999, berlin)) == "2026-05-18T00:09:41.123Z"
     assert timestamp(datetime(2026, 5, 18, tzinfo=UTC)) == "2026-05-18T00:00:00.000Z"
+    assert timestamp(datetime(2026, 5, 18, 0, 0, 0, 9, UTC)) == "2026-05-18T00:00:00.000Z"
     assert timestamp(None) is None
 
 
@@ -588,9 +586,7 @@ async def test_what_is_not_declared_is_not_read(connect: Connect) -> None:
     async def key(request: web.Request) -> web.Response:
         return respond(idempotency_key(request))
 
-    app = web.Application(middlewares=MIDDLEWARES)
-    app[SETTINGS] = Settings.from_env({"MANA_ENV": "development"})
-    add_routes(app, routes)
+    app = application(Settings.from_env({"MANA_ENV": "development"}), routes)
     client = await connect(app)
     for method, path in (("POST", "/body"), ("GET", "/query"), ("POST", "/key")):
         async with client.request(method, path, json=GOOD) as answer:
