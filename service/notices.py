@@ -113,7 +113,8 @@ class Sender:
                 _log.exception("sending notices failed")
             pause = min(self._quiet_seconds() or POLL_SECONDS, POLL_SECONDS)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), pause)
+                async with asyncio.timeout(pause):
+                    await self._wake.wait()
 
     def _quiet_seconds(self) -> float:
         return max(self._quiet_until - asyncio.get_running_loop().time(), 0.0)

@@ -82,7 +82,8 @@ class Reconciler:
             self._wake.clear()
             await self.reconcile()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), ROUND_SECONDS)
+                async with asyncio.timeout(ROUND_SECONDS):
+                    await self._wake.wait()
 
     async def reconcile(self) -> None:
         """One round. What goes wrong in it is logged, and its rest is left to the next one."""

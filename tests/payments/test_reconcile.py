@@ -12,6 +12,7 @@ from service.metrics import Metrics
 from service.queries import stripe_events
 from service.queries.stripe_events import EventResult
 from service.reconcile import Reconciler
+from service.settings import Settings
 from service.stripe_gateway import PaymentProviderError, StripeGateway
 from tests.support.answers import require_error
 from tests.support.clones import away
@@ -26,7 +27,7 @@ from tests.support.stripe import (
     made_up,
     webhooks,
 )
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE_SECONDS, until
 
 URLS = {"successUrl": "http://localhost:5173/ok", "cancelUrl": "http://localhost:5173/no"}
 
@@ -529,3 +530,25 @@ async def test_an_administrator_replays_an_event_and_stripe_is_asked(
         assert (answer.body["id"], answer.body["state"]) == (event, "applied")
         assert await shop.service.balance("ann") == 300
     assert await asking.retry_events() == 0
+
+
+class Resting(Reconciler):
+    """A reconciler with nothing to do, which waits to be woken."""
+
+    async def reconcile(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("turns", range(8))
+async def test_it_ends_also_where_it_is_woken_at_that_moment(turns: int) -> None:
+    settings = Settings.from_env({"MANA_ENV": "development"})
+    # Whoever listens is not let in, and none of the others is asked.
+    nothing: Any = None
+    resting = Resting(nothing, nothing, settings, nothing)
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        async with resting.running():
+            for _ in range(20):
+                await asyncio.sleep(0)
+            resting._wake.set()
+            for _ in range(turns):
+                await asyncio.sleep(0)

@@ -187,7 +187,8 @@ async def test_whoever_listens_is_woken_when_the_notice_is_there(
     await grant(admin, "ann", 30)
     await subscribe(admin, "ann", at=utc("2024-01-31 12:00"))
     await charge(admin, utc("2024-02-29 12:00"))
-    await asyncio.wait_for(woken.wait(), 60)
+    async with asyncio.timeout(60):
+        await woken.wait()
     assert await claimed(service_login) == ["ann"]
 
 
@@ -373,7 +374,8 @@ async def test_whoever_listens_is_woken_by_a_retry(
     woken = asyncio.Event()
     await service_login.add_listener("mana_credits_notices", lambda *_: woken.set())
     await call(admin, "credits.retry_notices")
-    await asyncio.wait_for(woken.wait(), 60)
+    async with asyncio.timeout(60):
+        await woken.wait()
     assert await claimed(service_login) == ["ann"]
 
 
