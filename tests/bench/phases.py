@@ -4,7 +4,7 @@ import contextlib
 import itertools
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from tests.bench.figures import Samples
 from tests.bench.ledger import Shape
 from tests.bench.machine import Busy, memory
 from tests.bench.pgbench import SQL, pgbench
-from tests.bench.plans import CONNECTIONS, TOKEN_USERS, USERS, WATCHED, Plan
+from tests.bench.plans import CONNECTIONS, SCENARIOS, TOKEN_USERS, USERS, WATCHED, Plan
 from tests.bench.progress import Progress
 from tests.bench.servers import Server, Tokens
 from tests.bench.wrk import Caller, load
@@ -127,21 +127,25 @@ def over_http(bench: Bench, round_: int, *, last: bool) -> None:
             for kind in ("mixed", "balance_jwt"):
                 load(callers[server.pid], kind, FLOOR_CLIENTS, plan.warm_up)
         for number, turn in itertools.product(CONNECTIONS, _turns(plan, round_)):
-            bench.call("floor", floor, floor_caller, "nothing", number, turn, name="nothing")
-            for subject, kind, sizes in (
-                ("pools", "one", plan.pools),
-                ("usual pools", "usual", plan.usual_pools),
-            ):
-                for size in sizes:
-                    name = f"pool of {size}"
-                    bench.call(
-                        subject, floor, floor_caller, kind, number, turn, name=name, users=size
-                    )
-            for kind, numbers in plan.service.items():
-                if number in numbers:
-                    bench.call("service", service, callers[service.pid], kind, number, turn)
-                if number in plan.alone.get(kind, ()):
-                    bench.call("alone", alone, callers[alone.pid], kind, number, turn)
+            floors = [
+                ("floor", floor, floor_caller, "nothing", "nothing", None),
+                *_pools("pools", floor, floor_caller, "one", plan.pools),
+                *_pools("usual pools", floor, floor_caller, "usual", plan.usual_pools),
+            ]
+            calls = [
+                (subject, server, callers[server.pid], kind, kind, None)
+                for kind in SCENARIOS
+                for subject, server, load_ in (
+                    ("service", service, plan.service),
+                    ("alone", alone, plan.alone),
+                )
+                if number in load_.get(kind, ())
+            ]
+            steps = [*floors, *calls]
+            # Every second turn goes the other way round: what comes first after a pause, or after
+            # something that writes much, has its disadvantages.
+            for subject, server, caller, kind, name, users in steps[:: -1 if turn % 2 else 1]:
+                bench.call(subject, server, caller, kind, number, turn, name=name, users=users)
         for subject, server in (("service", service), ("alone", alone)):
             taken = memory(server.pid)
             bench.samples.add(
@@ -158,6 +162,12 @@ def over_http(bench: Bench, round_: int, *, last: bool) -> None:
         if last:
             with connect(bench.cluster, "service") as db:
                 _require_sound(db)
+
+
+def _pools(
+    subject: str, floor: Server, caller: Caller, kind: str, sizes: Sequence[int]
+) -> Iterator[tuple[str, Server, Caller, str, str, int | None]]:
+    return ((subject, floor, caller, kind, f"pool of {size}", size) for size in sizes)
 
 
 def _turns(plan: Plan, round_: int) -> range:

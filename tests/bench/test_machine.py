@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from service.dev.ports import accepts_connections
 from service.dev.postgres import Cluster
 from tests.bench import servers
 from tests.bench.cluster import require_safe
@@ -56,17 +57,18 @@ def test_a_cluster_that_is_not_safe_is_refused(cluster: Cluster) -> None:
         require_safe(cluster)
 
 
-def test_an_issuer_serves_and_is_gone(tmp_path: Path) -> None:
-    with servers.tokens(tmp_path, ["user-1"]) as signed:
-        assert len(signed.file.read_text().splitlines()) == 2
-        log = (tmp_path / "issuer.log").read_text()
-    assert "listening" in log
-
-
 def _get(port: int, path: str) -> bytes:
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/{path}", timeout=60) as answer:
         found: bytes = answer.read()
     return found
+
+
+def test_an_issuer_serves_and_is_gone(tmp_path: Path) -> None:
+    with servers.tokens(tmp_path, ["user-1"]) as signed:
+        assert len(signed.file.read_text().splitlines()) == 2
+        port = int(signed.url.rpartition(":")[2])
+        assert b'"keys"' in _get(port, "api/auth/jwks")
+    assert not accepts_connections(port)
 
 
 def test_the_floor_serves_and_is_gone(cluster: Cluster, tmp_path: Path) -> None:
