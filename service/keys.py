@@ -50,4 +50,3 @@ STRIPE: "Final[web.AppKey[StripeGateway | None]]" = web.AppKey("stripe")
 
 CALLER: Final = web.RequestKey("caller", Caller)
 SERVICE_CALLER: Final = web.RequestKey("service_caller", ServiceCaller)
-REQUEST_ID: Final = web.RequestKey("request_id", str)

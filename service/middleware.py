@@ -26,7 +26,6 @@ from service.keys import (
     CALLER,
     DRAIN,
     METRICS,
-    REQUEST_ID,
     REQUEST_LOG,
     SERVICE_CALLER,
     SETTINGS,
@@ -118,7 +117,6 @@ class _Front:
         chosen = request_id is not None and _REQUEST_ID.fullmatch(request_id) is not None
         if request_id is None or not chosen:
             request_id = self._next_id()
-        request[REQUEST_ID] = request_id
         # aiohttp runs each request in a task of its own, so that neither outlives it.
         name_request(request_id)
         drop_with(request)

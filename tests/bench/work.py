@@ -19,7 +19,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TextIO
 
 import aiohttp
 import asyncpg
@@ -67,7 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     stop_on_signals()
     try:
-        print(_shown_requests(asyncio.run(requests(options.times))))
+        with open(os.devnull, "w") as nowhere:
+            print(_shown_requests(asyncio.run(requests(options.times, nowhere))))
         with durable_cluster(options.folder) as cluster:
             make_database(cluster, "work")
             with connect(cluster, "work") as db:
@@ -84,15 +85,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
 # Requests
 
 
-class _Wire(asyncio.Transport):
-    """A connection that counts the answers."""
+class _Answers:
+    """One of every connection."""
 
-    def __init__(self, answers: list[bytes]) -> None:
+    def __init__(self) -> None:
+        self.got: list[bytes] = []
+        self.complete = asyncio.Event()
+
+    def add(self, answer: bytes) -> None:
+        self.got.append(answer)
+        if len(self.got) == CONNECTIONS:
+            self.complete.set()
+
+    def forget(self) -> None:
+        self.got.clear()
+        self.complete.clear()
+
+
+class _Wire(asyncio.Transport):
+    """A connection whose answers are kept."""
+
+    def __init__(self, answers: _Answers) -> None:
         super().__init__()
         self._answers = answers
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        self._answers.append(bytes(data))
+        self._answers.add(bytes(data))
 
     def is_closing(self) -> bool:
         return False
@@ -139,7 +157,7 @@ class _StandIn(Database):
         return (*entry, None, _WHEN, False, 990, 0, 1_000, 10)
 
 
-def _served(session: aiohttp.ClientSession) -> web.Application:
+def _served(session: aiohttp.ClientSession, log: TextIO) -> web.Application:
     """The service's own application, with routes that stop at one part after the other."""
     routes = Routes()
 
@@ -154,7 +172,7 @@ def _served(session: aiohttp.ClientSession) -> web.Application:
     app[DB] = db = _StandIn(settings.database_url)
     app[METRICS] = Metrics(db)
     app[DRAIN] = Drain(1)
-    write: WriteRequests = RequestLog(open(os.devnull, "w"))  # noqa: SIM115
+    write: WriteRequests = RequestLog(log)
     app[REQUEST_LOG] = write
     app[AUTHENTICATOR] = Authenticator(
         KeySet(session, "http://127.0.0.1:9"), issuer="", service_keys=(SERVICE_KEY,)
@@ -203,11 +221,11 @@ _REQUESTS: Final = (
 )
 
 
-async def requests(times: int) -> dict[str, float]:
-    """Microseconds for a request, by what is asked for."""
+async def requests(times: int, log: TextIO) -> dict[str, float]:
+    """Microseconds for a request, by what is asked for; `log` gets its lines."""
     found: dict[str, float] = {}
     async with aiohttp.ClientSession() as session:
-        apps = {"plain": _plain(), "served": _served(session)}
+        apps = {"plain": _plain(), "served": _served(session, log)}
         for what, app, message in _REQUESTS:
             runner = _Runner(apps[app], access_log=None, handle_signals=False)
             await runner.setup()
@@ -220,7 +238,7 @@ async def _least(
     protocol: Callable[[], Any] | None, message: Callable[[], bytes], times: int
 ) -> float:
     assert protocol is not None
-    answers: list[bytes] = []
+    answers = _Answers()
     made = [protocol() for _ in range(CONNECTIONS)]
     for one in made:
         one.connection_made(_Wire(answers))
@@ -230,17 +248,17 @@ async def _least(
     least = float("inf")
     for _ in range(times):
         sent = [message() for _ in made]
-        answers.clear()
+        answers.forget()
         began = time.perf_counter()
         for one, data in zip(made, sent, strict=True):
             one.data_received(data)
-        while len(answers) < CONNECTIONS:  # noqa: ASYNC110 (an event would be work of ours)
-            await asyncio.sleep(0)
+        await answers.complete.wait()
         # What is counted and logged belongs to it.
         await asyncio.sleep(0)
         least = min(least, (time.perf_counter() - began) / CONNECTIONS)
-        if not all(answer.startswith(b"HTTP/1.1 200") for answer in answers):
-            raise RuntimeError(f"this is no answer: {answers[0]!r}")
+        if not all(answer.startswith(b"HTTP/1.1 200") for answer in answers.got):
+            raise RuntimeError(f"this is no answer: {answers.got[0]!r}")
+    gc.unfreeze()
     for one in made:
         one.connection_lost(None)
     return least * 1e6
