@@ -27,7 +27,6 @@ from service.notices import Sender
 from service.pages import make_pages
 from service.reconcile import Reconciler
 from service.settings import Settings
-from service.stripe_gateway import StripeGateway
 
 
 def create_app(settings: Settings) -> web.Application:
@@ -86,6 +85,9 @@ async def _stripe(app: web.Application) -> AsyncIterator[None]:
         app[STRIPE] = None
         yield
     else:
+        # Here, since it takes 7 MB that a service without Stripe does not need.
+        from service.stripe_gateway import StripeGateway
+
         async with StripeGateway.connected(settings.stripe) as gateway:
             app[STRIPE] = gateway
             yield

@@ -31,9 +31,9 @@ from prometheus_client.registry import Collector
 
 from service.db import Database
 from service.logs import RequestLine
+from service.payments import EVENT_TYPES
 from service.queries import metrics
 from service.queries.metrics import Figure
-from service.stripe_gateway import EVENT_TYPES
 from service.workers import MULTIPROCESS
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"

@@ -8,7 +8,7 @@ idempotency key of the client goes on from there.
 import hashlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 from urllib.parse import urlsplit
 from uuid import UUID
 
@@ -16,15 +16,13 @@ import structlog
 
 from service.db import Database
 from service.errors import ApiError, FieldError, invalid_fields
+from service.payments import Order, PaymentProviderError, UnknownCustomerError
 from service.queries import purchases
 from service.queries.purchases import Purchase
 from service.settings import Settings
-from service.stripe_gateway import (
-    Order,
-    PaymentProviderError,
-    StripeGateway,
-    UnknownCustomerError,
-)
+
+if TYPE_CHECKING:
+    from service.stripe_gateway import StripeGateway
 
 _T = TypeVar("_T")
 
@@ -78,7 +76,7 @@ def _origin(url: str) -> str | None:
 
 async def buy(
     db: Database,
-    stripe: StripeGateway,
+    stripe: "StripeGateway",
     *,
     user_id: str,
     email: str | None,
@@ -120,7 +118,7 @@ async def buy(
 
 
 async def _with_intent(
-    db: Database, stripe: StripeGateway, purchase: Purchase, email: str | None
+    db: Database, stripe: "StripeGateway", purchase: Purchase, email: str | None
 ) -> Started:
     if purchase.stripe_payment_intent_id is not None:
         intent = await stripe.retrieve_payment_intent(purchase.stripe_payment_intent_id)
@@ -137,7 +135,7 @@ async def _with_intent(
 
 async def _with_session(
     db: Database,
-    stripe: StripeGateway,
+    stripe: "StripeGateway",
     purchase: Purchase,
     email: str | None,
     success_url: str,
@@ -166,7 +164,7 @@ def _address(url: str, purchase: Purchase) -> str:
 
 async def _for_customer(
     db: Database,
-    stripe: StripeGateway,
+    stripe: "StripeGateway",
     purchase: Purchase,
     email: str | None,
     create: Callable[[Order, str], Awaitable[_T]],
@@ -217,7 +215,7 @@ def _customer_key(user_id: str, email: str | None, instead_of: str | None) -> st
 
 
 async def look_up(
-    db: Database, stripe: StripeGateway | None, *, user_id: str, purchase_id: UUID
+    db: Database, stripe: "StripeGateway | None", *, user_id: str, purchase_id: UUID
 ) -> Purchase:
     """A purchase as it stands; where it is open, Stripe is asked, at most once per 10 seconds.
 
@@ -238,7 +236,7 @@ async def look_up(
         return purchase  # the buyer sees what is known; the gateway has logged it
 
 
-async def follow(db: Database, stripe: StripeGateway, purchase: Purchase) -> Purchase:
+async def follow(db: Database, stripe: "StripeGateway", purchase: Purchase) -> Purchase:
     """Ask Stripe how a purchase's payment stands, and bring the purchase there.
 
     A purchase for which Stripe has made nothing yet stays as it is: its buyer never got what he
@@ -261,7 +259,7 @@ async def follow(db: Database, stripe: StripeGateway, purchase: Purchase) -> Pur
         return purchase
 
 
-async def _follow(db: Database, stripe: StripeGateway, purchase: Purchase) -> Purchase:
+async def _follow(db: Database, stripe: "StripeGateway", purchase: Purchase) -> Purchase:
     intent_id = purchase.stripe_payment_intent_id
     if intent_id is None:
         if purchase.stripe_checkout_session_id is None:

@@ -16,7 +16,7 @@ import contextlib
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
@@ -24,16 +24,14 @@ from service import purchasing
 from service.db import Database, listening
 from service.errors import ApiError
 from service.metrics import Metrics
+from service.payments import Event, PaymentProviderError, PaymentRefusedError
 from service.queries import purchases, stripe_events
 from service.queries.purchases import Purchase
 from service.queries.stripe_events import EventResult
 from service.settings import Settings
-from service.stripe_gateway import (
-    Event,
-    PaymentProviderError,
-    PaymentRefusedError,
-    StripeGateway,
-)
+
+if TYPE_CHECKING:
+    from service.stripe_gateway import StripeGateway
 
 ROUND_SECONDS: Final = 60.0
 CLAIMED_AT_ONCE: Final = 1
@@ -52,7 +50,7 @@ class Reconciler:
     """The background task that asks Stripe."""
 
     def __init__(
-        self, db: Database, stripe: StripeGateway, settings: Settings, metrics: Metrics
+        self, db: Database, stripe: "StripeGateway", settings: Settings, metrics: Metrics
     ) -> None:
         self._db = db
         self._stripe = stripe
@@ -197,7 +195,7 @@ class Reconciler:
         _tell("Stripe event fetched", event.id, result)
 
 
-async def replay_event(db: Database, stripe: StripeGateway | None, event_id: str) -> EventResult:
+async def replay_event(db: Database, stripe: "StripeGateway | None", event_id: str) -> EventResult:
     """Apply a stored event once more, asking Stripe where it takes that. ApiError 400, 404, 502.
 
     Without Stripe it stays `received`, until somebody can ask.

@@ -131,6 +131,11 @@ def serve(settings: Settings, worker: Worker | None = None) -> int:
     """Serve in this process until a signal; the exit status."""
     if worker is not None:
         count_as(worker.number)
+    # Requests in flight are thousands of young objects, which end by themselves.
+    gc.set_threshold(YOUNG_OBJECTS)
+    # To look through what was loaded takes some 40 ms: once, now that nobody waits.
+    gc.collect()
+    gc.freeze()
     refusal = asyncio.run(_serve(settings, worker))
     if refusal is None:
         return EXIT_OK
@@ -168,6 +173,8 @@ async def _serve(settings: Settings, worker: Worker | None) -> str | None:
             checking.append(
                 asyncio.create_task(_check_connections(runner.app[DB], settings, processes))
             )
+        # What was made until now stays, and is never looked through again.
+        gc.freeze()
         shared = worker is not None
         try:
             await web.TCPSite(runner, HOST, settings.port, reuse_port=shared).start()
@@ -182,12 +189,6 @@ async def _serve(settings: Settings, worker: Worker | None) -> str | None:
                 await web.TCPSite(metrics, HOST, settings.metrics_port, reuse_port=shared).start()
             except OSError as error:
                 return port_refused("METRICS_PORT", settings.metrics_port, error)
-        # What was made until now stays: to look through it for garbage, again and again, would hold
-        # up the loop for some 40 ms each time.
-        gc.collect()
-        gc.freeze()
-        # Requests in flight are thousands of young objects, which end by themselves.
-        gc.set_threshold(YOUNG_OBJECTS)
         _log.info("serving", port=settings.port)
         await stop.wait()
         _log.info("stopping")

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -15,15 +16,16 @@ from aiohttp import web
 from structlog.testing import LogCapture
 
 from service import stripe_gateway
-from service.settings import StripeSettings
-from service.stripe_gateway import (
+from service.payments import (
     InvalidSignatureError,
     Order,
     PaymentProviderError,
-    StripeGateway,
     UnknownCustomerError,
 )
+from service.settings import StripeSettings
+from service.stripe_gateway import StripeGateway
 from tests.api.http_support import Connect
+from tests.support.processes import ROOT
 
 SECRET = "whsec_test"
 ORDER = Order(
@@ -413,3 +415,13 @@ async def test_a_webhook_that_jsonb_could_not_hold(gateway: StripeGateway) -> No
     odd = json.dumps(EVENT | {"data": {"na\0me": ["a\0b", "\ud800", "\u00e9\U0001f600"]}})
     event = gateway.verify_webhook(odd.encode(), signed(odd.encode()))
     assert event.payload["data"] == {"na\ufffdme": ["a\ufffdb", "?", "\u00e9\U0001f600"]}
+
+
+async def test_a_service_that_sells_nothing_does_not_load_it() -> None:
+    """It and what it brings are a tenth of the memory of a process."""
+    script = "import sys, service.server; print({'stripe', 'requests'} & set(sys.modules))"
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", script, cwd=ROOT, stdout=asyncio.subprocess.PIPE
+    )
+    said, _ = await process.communicate()
+    assert (process.returncode, said.decode().strip()) == (0, "set()")

@@ -35,8 +35,8 @@ from service.dev import issuer
 from service.dev.issuer import SigningKey
 from service.dev.postgres import Cluster
 from service.keys import PAGES
+from service.payments import EVENT_TYPES
 from service.settings import Settings
-from service.stripe_gateway import EVENT_TYPES
 from service.wire import Auth
 from tests.model.drivers import StripeDouble, stock
 from tests.support.background import in_background

@@ -9,11 +9,12 @@ from service.db import Database
 from service.dev.postgres import Cluster
 from service.errors import UnavailableError
 from service.metrics import Metrics
+from service.payments import PaymentProviderError
 from service.queries import stripe_events
 from service.queries.stripe_events import EventResult
 from service.reconcile import Reconciler
 from service.settings import Settings
-from service.stripe_gateway import PaymentProviderError, StripeGateway
+from service.stripe_gateway import StripeGateway
 from tests.support.answers import require_error
 from tests.support.clones import away
 from tests.support.databases import Clone, connect
