@@ -294,7 +294,7 @@ def _statements(db: "asyncpg.Connection[asyncpg.Record]") -> Iterator[tuple[str,
     async def debit() -> object:
         item = _item()
         return await db.fetch(
-            "SELECT * FROM credits.use_credits("
+            "SELECT credits.use_credits("
             "p_user_id => $1, p_amount => $2, p_app_id => $3, p_description => $4, p_id => $5)",
             *(item.user_id, item.amount, item.app_id, item.description, item.id),
         )

@@ -12,21 +12,22 @@ CREATE OR REPLACE FUNCTION credits._decide_refund(
 RETURNS credits.decision
 LANGUAGE plpgsql
 AS $$
-DECLARE
-    v_made credits.move;
 BEGIN
     -- What breaks a rule raises in the condition.
     IF credits._require_amount(p_call.amount)
         AND credits._require_texts(p_call.app_id, p_call.description, p_call.metadata)
         AND credits._require_key(p_call.idempotency_key, 'service')
+        AND NOT credits._is_unseen(
+            p_balance.user_id, p_call.id, 'service', p_call.idempotency_key
+        )
     THEN
-        v_made := credits._replayed_move(
-            p_balance, p_call.id, 'service', p_call.idempotency_key, 'refund', p_call.amount,
-            p_call.app_id, p_call.transaction_id
-        );
-    END IF;
-    IF v_made.id IS NOT NULL THEN
-        RETURN ROW(v_made, NULL)::credits.decision;
+        RETURN ROW(
+            credits._replayed_move(
+                p_balance, p_call.id, 'service', p_call.idempotency_key, 'refund', p_call.amount,
+                p_call.app_id, p_call.transaction_id
+            ),
+            NULL
+        )::credits.decision;
     END IF;
 
     IF p_call.transaction_id IS NOT NULL THEN

@@ -1,9 +1,9 @@
--- credits._replayed_move: the ledger row of a call that was made before, or a row of NULLs.
+-- credits._replayed_move: the ledger row of a call whose id or key was used before.
 --
 -- Two kinds of repetition are known. The same id: the service repeats a call whose answer it
 -- never got (database.md, rule 6). The same idempotency key: a client repeats its request.
 --
--- Needs:  the user's balance row is locked, so that a racing call has committed or not begun.
+-- Needs:  the user's balance row is locked, and the call is not credits._is_unseen.
 -- Raises: MC003 idempotency_key_reused when the key was used for something else.
 CREATE OR REPLACE FUNCTION credits._replayed_move(
     p_balance credits.balances, p_id uuid, p_origin credits.origin, p_idempotency_key text,
@@ -15,18 +15,6 @@ AS $$
 DECLARE
     v_transaction credits.transactions;
 BEGIN
-    -- Hardly ever was it, and to look whether it was costs less than to read it.
-    IF p_idempotency_key IS NULL THEN
-        PERFORM FROM credits.transactions WHERE id = p_id;
-    ELSE
-        PERFORM FROM credits.transactions WHERE id = p_id
-        UNION ALL
-        SELECT FROM credits._key_places(p_balance.user_id, p_origin, p_idempotency_key);
-    END IF;
-    IF NOT found THEN
-        RETURN NULL;
-    END IF;
-
     SELECT * INTO v_transaction FROM credits.transactions WHERE id = p_id;
     IF found THEN
         ASSERT v_transaction.user_id = p_balance.user_id AND v_transaction.amount = p_amount,

@@ -1,8 +1,7 @@
--- credits._require_amount: the bounds that every amount of credits keeps.
+-- credits._require_amount: refuse an amount that is out of bounds.
 --
--- One expression in SQL, as the other rules of every move are: PostgreSQL puts it in the place of the
--- call. True, or it raises: asked as a part of a condition it costs next to nothing, and by PERFORM as
--- much as reading a row.
+-- True, or it raises: asked as a part of a condition it costs next to nothing, and by PERFORM as much
+-- as reading a row.
 --
 -- Raises: MC001 invalid_request.
 --
@@ -12,7 +11,7 @@ RETURNS boolean
 LANGUAGE sql
 AS $$
     SELECT CASE
-        WHEN p_amount BETWEEN 1 AND 1000000000 THEN true
+        WHEN credits._is_amount(p_amount) THEN true
         ELSE credits._refuse_argument(p_field, 'must be a whole number from 1 to 1000000000')
     END
 $$;

@@ -1,4 +1,4 @@
--- credits._require_available: nothing is spent or held that is not there (database.md, rule 3).
+-- credits._require_available: refuse to spend or hold what is not there.
 --
 -- One expression, as _require_amount.
 --
@@ -11,7 +11,7 @@ RETURNS boolean
 LANGUAGE sql
 AS $$
     SELECT CASE
-        WHEN p_balance.balance - p_balance.reserved >= p_amount THEN true
+        WHEN credits._can_spend(p_balance.balance, p_balance.reserved, p_amount) THEN true
         ELSE credits._refuse_spending(p_balance, p_amount)
     END
 $$;

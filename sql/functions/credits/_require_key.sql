@@ -1,4 +1,5 @@
--- credits._require_key: the shape of an idempotency key, and who may use one.
+-- credits._require_key: refuse an idempotency key of a wrong shape, or of an origin that is not for
+-- callers.
 --
 -- One expression, as _require_amount.
 --
@@ -10,11 +11,9 @@ RETURNS boolean
 LANGUAGE sql
 AS $$
     SELECT CASE
-        WHEN char_length(p_idempotency_key) NOT BETWEEN 1 AND 255
+        WHEN NOT credits._is_key(p_idempotency_key)
             THEN credits._refuse_argument('idempotencyKey', 'must have 1 to 255 characters')
-        -- The keys of charges and grants are the database's own: whoever could write one could
-        -- make a charge that is due look as if it had been done.
-        WHEN (p_origin IN ('user', 'service')) IS NOT TRUE
+        WHEN credits._is_callers(p_origin) IS NOT TRUE
             THEN credits._refuse_argument('origin', 'must be user or service')
         ELSE true
     END

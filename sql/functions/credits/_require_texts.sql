@@ -1,4 +1,4 @@
--- credits._require_texts: the bounds of what a caller may write beside a move (api.md).
+-- credits._require_texts: refuse what a caller may not write beside a move (api.md).
 --
 -- One expression, as _require_amount.
 --
@@ -10,13 +10,11 @@ RETURNS boolean
 LANGUAGE sql
 AS $$
     SELECT CASE
-        WHEN (char_length(p_app_id) BETWEEN 1 AND 64) IS NOT TRUE
+        WHEN credits._is_app_id(p_app_id) IS NOT TRUE
             THEN credits._refuse_argument('appId', 'must have 1 to 64 characters')
-        WHEN (char_length(p_description) <= 500) IS NOT TRUE
+        WHEN credits._is_description(p_description) IS NOT TRUE
             THEN credits._refuse_argument('description', 'must have at most 500 characters')
-        -- The service holds the 16 KiB of the contract against what was sent; as jsonb prints it,
-        -- with spaces and without exponents, the same object can be longer.
-        WHEN jsonb_typeof(p_metadata) <> 'object' OR octet_length(p_metadata::text) > 65536
+        WHEN NOT credits._is_metadata(p_metadata)
             THEN credits._refuse_argument('metadata', 'must be a JSON object of at most 16 KiB')
         ELSE true
     END
