@@ -120,6 +120,18 @@ async def test_a_key_belongs_to_one_user(service_login: Connection) -> None:
         assert (move["replayed"], move["available"]) == (False, 7)
 
 
+async def test_a_key_belongs_to_one_origin(service_login: Connection) -> None:
+    await grant(service_login, "ann", 20)
+    first = {
+        origin: await debit(service_login, "ann", amount, idempotency_key="k", origin=origin)
+        for origin, amount in (("user", 3), ("service", 5))
+    }
+    assert [move["replayed"] for move in first.values()] == [False, False]
+    for origin, amount in (("service", 5), ("user", 3)):
+        again = await debit(service_login, "ann", amount, idempotency_key="k", origin=origin)
+        assert (again["id"], again["replayed"]) == (first[origin]["id"], True)
+
+
 async def test_a_call_that_failed_leaves_its_key_unused(service_login: Connection) -> None:
     await grant(service_login, "ann", 2)
     arguments = {
