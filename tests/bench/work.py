@@ -144,7 +144,7 @@ class _StandIn(Database):
 
     async def move(self, sql: str, *args: object, **_: Any) -> Any:
         await asyncio.sleep(0)
-        return self._moved()
+        return (self._moved(),)
 
     async def move_together(self, sql: str, calls: Sequence[object]) -> list[Any]:
         await asyncio.sleep(0)
