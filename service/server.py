@@ -44,6 +44,11 @@ IDLE_SECONDS: Final = 75.0
 above the 60 s that proxies keep theirs."""
 UNREAD_SECONDS: Final = 60.0
 """For a client to take more of an answer; Linux alone can tell (TCP_USER_TIMEOUT)."""
+ACCEPTED_AT_ONCE: Final = 16
+"""New connections in one round of the loop: each costs as much as a request, and those who come
+back all at once, as after a restart, are not to hold up the others."""
+WAITING_MAX: Final = 1024
+"""Connections that wait to be accepted; beyond it clients try again, after a second at first."""
 YOUNG_OBJECTS: Final = 10_000
 """How many more objects there are before new ones are looked through for garbage."""
 LOGIN_CHECK_SECONDS: Final = 1.0
@@ -177,7 +182,7 @@ async def _serve(settings: Settings, worker: Worker | None) -> str | None:
         gc.freeze()
         shared = worker is not None
         try:
-            await web.TCPSite(runner, HOST, settings.port, reuse_port=shared).start()
+            await _listen(runner, settings.port, shared=shared)
         except OSError as error:
             return port_refused("PORT", settings.port, error)
         if settings.metrics_port is not None:
@@ -186,7 +191,7 @@ async def _serve(settings: Settings, worker: Worker | None) -> str | None:
             await metrics.setup()
             closing.push_async_callback(metrics.cleanup)
             try:
-                await web.TCPSite(metrics, HOST, settings.metrics_port, reuse_port=shared).start()
+                await _listen(metrics, settings.metrics_port, shared=shared)
             except OSError as error:
                 return port_refused("METRICS_PORT", settings.metrics_port, error)
         _log.info("serving", port=settings.port)
@@ -203,6 +208,19 @@ async def _serve(settings: Settings, worker: Worker | None) -> str | None:
         await closing.aclose()
         await runner.cleanup()
     return stop.refusal
+
+
+async def _listen(runner: web.BaseRunner, port: int, *, shared: bool) -> None:
+    """Serve on a port; `shared`: together with other processes."""
+    connections = socket.create_server((HOST, port), reuse_port=shared)
+    try:
+        # As many are accepted in one round of the loop.
+        await web.SockSite(runner, connections, backlog=ACCEPTED_AT_ONCE).start()
+        # Said once more, since asyncio takes the same number for those that may wait for it.
+        connections.listen(WAITING_MAX)
+    except BaseException:
+        connections.close()
+        raise
 
 
 async def _check_login(db: Database, stop: Stop) -> bool:

@@ -612,6 +612,22 @@ async def test_a_token_is_verified_once(issuer: Issuer, monkeypatch: pytest.Monk
         assert verified == [one, other]
 
 
+async def test_many_new_tokens_at_once_leave_room_for_others(
+    issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with remembering(issuer, monkeypatch, tokens_max=100) as (show, _, verified, _):
+        users = [f"user-{number}" for number in range(4 * auth.VERIFIED_AT_ONCE)]
+        shown = asyncio.gather(*(show(issuer.token(sub=user)) for user in users))
+        in_rounds = []
+        while not shown.done():
+            before = len(verified)
+            await asyncio.sleep(0)
+            in_rounds.append(len(verified) - before)
+        assert await shown == users
+        assert max(in_rounds) == auth.VERIFIED_AT_ONCE
+        assert sum(in_rounds) == len(users)
+
+
 async def test_what_is_refused_is_not_remembered(
     issuer: Issuer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -112,6 +112,25 @@ async def get(url: str, **options: Any) -> tuple[int, Any, aiohttp.ClientRespons
         return answer.status, await answer.json(), answer
 
 
+async def test_hundreds_who_come_at_once_are_served(serve: Serve) -> None:
+    served = await serve()
+    await served.listening()
+    # Nobody accepts them meanwhile: they wait in the kernel, and are not sent away.
+    served.process.send_signal(signal.SIGSTOP)
+    try:
+        async with asyncio.timeout(60):
+            came = [await asyncio.open_connection("127.0.0.1", served.port) for _ in range(400)]
+    finally:
+        served.process.send_signal(signal.SIGCONT)
+    for _, writer in came:
+        writer.write(b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    async with asyncio.timeout(60):
+        answers = [await reader.read() for reader, _ in came]
+    assert [answer.partition(b"\r\n")[0] for answer in answers] == [b"HTTP/1.1 200 OK"] * len(came)
+    for _, writer in came:
+        writer.close()
+
+
 async def test_without_a_database(serve: Serve) -> None:
     served = await serve()
     await served.listening()
