@@ -2,7 +2,8 @@
 --
 -- Hardly ever was one, and to look whether it was costs less than to read what is there.
 --
--- Needs: the user's balance row is locked, so that a racing call has committed or not begun.
+-- Needs: the user's balance row is locked, so that a racing call has committed or not begun. Volatile,
+--        so that it sees what was committed while the lock was waited for.
 CREATE OR REPLACE FUNCTION credits._is_unseen(
     p_user_id text, p_id uuid, p_origin credits.origin, p_idempotency_key text
 )
