@@ -115,6 +115,8 @@ async def get(url: str, **options: Any) -> tuple[int, Any, aiohttp.ClientRespons
 async def test_hundreds_who_come_at_once_are_served(serve: Serve) -> None:
     served = await serve()
     await served.listening()
+    # It answers, so that its start is over.
+    assert (await get(f"{served.url}/health"))[0] == 200
     # Nobody accepts them meanwhile: they wait in the kernel, and are not sent away.
     served.process.send_signal(signal.SIGSTOP)
     try:
