@@ -51,6 +51,7 @@ PAYMENT_METHODS: Final = ("card", "sepa_debit")
 
 PAGE: Final = 100
 """Objects a page of a list, which is Stripe's most."""
+
 _log = structlog.get_logger(__name__)
 
 

@@ -57,9 +57,7 @@ BEGIN
         );
     END IF;
 
-    IF credits._can_spend(v_balance.balance, v_balance.reserved, p_amount) IS NOT TRUE THEN
-        PERFORM credits._refuse_spending(v_balance, p_amount);
-    END IF;
+    PERFORM credits._require_available(v_balance, p_amount);
     v_now := clock_timestamp();
     UPDATE credits.balances AS b SET
         reserved = b.reserved + p_amount,
