@@ -12,6 +12,8 @@ TO_CHECK := $(NODE)/.to-check
 MODULES := 'service/web/**/*.js' 'tests/web/**/*.js'
 comma := ,
 SHELL_FILES := .ci/run service/dev/packages.sh
+# Every process of the tests would compile everything anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help run demo test lint format screenshots bench bench-quick clean
 .DEFAULT_GOAL := help

@@ -4,6 +4,7 @@ Nothing of the contract is written down here a second time: what a route does no
 from what it does (who may call it, whether it has a body, what its path holds).
 """
 
+import functools
 import http
 import inspect
 import re
@@ -181,20 +182,14 @@ class _Schemas:
     """The schemas of every type that the routes name, under their own names."""
 
     def __init__(self, routes: Iterable[Route]) -> None:
-        found: dict[Any, None] = {ErrorAnswer: None}
+        found: dict[type[msgspec.Struct], None] = {ErrorAnswer: None}
         for route in routes:
             found.update(
                 (type_, None)
                 for said in (route.body, route.query, route.answer, *route.others.values())
                 for type_ in _structs(said)
             )
-        components = msgspec.json.schema_components(tuple(found), ref_template=SCHEMA_REFERENCE)[1]
-        self.components: dict[str, Json] = dict(sorted(components.items()))
-        for type_ in found:
-            component = self.components[type_.__name__]
-            component["description"] = inspect.cleandoc(type_.__doc__ or "")
-            if issubclass(type_, Body):
-                component.update(type_.rules)
+        self.components = _components(tuple(found))
 
     def of(self, type_: Any) -> Json:
         """The schema of a type, by reference where it has a name."""
@@ -251,6 +246,18 @@ class _Schemas:
                 return "text"
             case _:
                 return None
+
+
+@functools.cache
+def _components(found: tuple[type[msgspec.Struct], ...]) -> dict[str, Json]:
+    """The schemas of these types by their names: the same for every application of a process."""
+    _, made = msgspec.json.schema_components(found, ref_template=SCHEMA_REFERENCE)
+    for type_ in found:
+        component = made[type_.__name__]
+        component["description"] = inspect.cleandoc(type_.__doc__ or "")
+        if issubclass(type_, Body):
+            component.update(type_.rules)
+    return dict(sorted(made.items()))
 
 
 def _structs(said: Any) -> Iterable[type[msgspec.Struct]]:

@@ -4,6 +4,7 @@ A page is the shell of page.html with a script of its own, which fills it over t
 as everybody's; nothing in it depends on who asks.
 """
 
+import functools
 import gzip
 import hashlib
 import html
@@ -175,7 +176,8 @@ def _preview(shown: Shown, base_url: str) -> str:
     )
 
 
-def _imports(script: str) -> list[str]:
+@functools.cache
+def _imports(script: str) -> Sequence[str]:
     """Every module that a script needs before it begins, so that they are fetched side by side."""
     found: dict[Path, None] = {}
     waiting = [WEB / "assets" / script]
@@ -186,4 +188,4 @@ def _imports(script: str) -> list[str]:
             if imported not in found:
                 found[imported] = None
                 waiting.append(imported)
-    return [file.relative_to(WEB).as_posix() for file in found]
+    return tuple(file.relative_to(WEB).as_posix() for file in found)

@@ -1,18 +1,20 @@
 """One cluster and one migrated template for the run, and a clone of it for each test."""
 
 import asyncio
+import contextlib
 import itertools
 import os
 from collections.abc import AsyncIterator, Iterator
-from urllib.parse import unquote, urlsplit
 
+import psycopg
 import pytest
+from psycopg import sql
 from pytest_postgresql.janitor import DatabaseJanitor
 
 from service.db import Database
-from service.dev.postgres import Cluster, temporary_cluster
+from service.dev.postgres import SERVICE_LOGIN, SUPERUSER, Cluster, temporary_cluster
 from service.migrate import migrate
-from tests.support.databases import Clone, Connection, as_settings, connect
+from tests.support.databases import Clone, Connection, as_settings, connect, quick_verifier
 from tests.support.running import Running, running_service
 
 TEMPLATE = "mana_template"
@@ -35,36 +37,56 @@ def cluster() -> Iterator[Cluster]:
 
 
 @pytest.fixture(scope="session")
-def template(cluster: Cluster) -> str:
+def server(cluster: Cluster) -> Iterator[psycopg.Connection]:
+    """A connection as superuser to no test's database, to make and drop those."""
+    with psycopg.connect(cluster.admin_url(), autocommit=True) as connection:
+        yield connection
+
+
+@pytest.fixture(scope="session")
+def template(cluster: Cluster, server: psycopg.Connection) -> str:
     """The name of a migrated database to clone; nobody connects to it."""
     cluster.ensure_database(TEMPLATE)
     migrate(as_settings(cluster, TEMPLATE))
+    for login in (SUPERUSER, SERVICE_LOGIN):
+        quick = sql.Literal(quick_verifier(cluster.password(login)))
+        server.execute(sql.SQL("ALTER ROLE {} PASSWORD {}").format(sql.Identifier(login), quick))
     return TEMPLATE
 
 
-def _janitor(cluster: Cluster, name: str, template: str) -> DatabaseJanitor:
-    admin = urlsplit(cluster.admin_url())
-    assert admin.hostname is not None
-    assert admin.port is not None
-    assert admin.username is not None
-    return DatabaseJanitor(
-        user=admin.username,
-        password=unquote(admin.password or ""),
-        host=admin.hostname,
-        port=admin.port,
-        dbname=name,
-        template_dbname=template,
-    )
+class _Janitor(DatabaseJanitor):
+    """The library's, with one connection for all: to connect takes as long as to clone."""
+
+    def __init__(self, server: psycopg.Connection, name: str, template: str) -> None:
+        admin = server.info
+        super().__init__(
+            user=admin.user,
+            password=admin.password,
+            host=admin.host,
+            port=admin.port,
+            dbname=name,
+            template_dbname=template,
+        )
+        self._server = server
+
+    @contextlib.contextmanager
+    def cursor(self, dbname: str | None = None) -> Iterator[psycopg.Cursor]:
+        """A cursor on the kept connection; what makes and drops a database names no other one."""
+        assert dbname in (None, self.maintenance_dbname)
+        with self._server.cursor() as cursor:
+            yield cursor
 
 
 @pytest.fixture
-def database(cluster: Cluster, template: str, request: pytest.FixtureRequest) -> Iterator[Clone]:
+def database(
+    cluster: Cluster, server: psycopg.Connection, template: str, request: pytest.FixtureRequest
+) -> Iterator[Clone]:
     """A migrated database of this test's own; afterwards the money rules must hold in it.
 
     A test that plants damage says so with the marker `unsound`.
     """
     name = f"test_{os.getpid()}_{next(_numbers)}"
-    janitor = _janitor(cluster, name, template)
+    janitor = _Janitor(server, name, template)
     janitor.init()
     clone = Clone(
         name=name, admin_url=cluster.admin_url(name), service_url=cluster.service_url(name)

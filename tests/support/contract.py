@@ -1,5 +1,6 @@
 """The OpenAPI document as a judge: whether an answer is one that it foresees."""
 
+import functools
 import json
 import re
 from collections.abc import Mapping
@@ -103,6 +104,12 @@ class Contract:
         name = header["$ref"].rpartition("/")[2]
         found: dict[str, Any] = self.document["components"]["headers"][name]
         return found
+
+
+@functools.lru_cache(maxsize=8)
+def contract_of(document: bytes) -> Contract:
+    """The judge of a document: the same for the same one, since its schemas take long to read."""
+    return Contract(json.loads(document))
 
 
 def _closed(document: dict[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """A service as a process, called like the one in the test's own loop, that can be killed."""
 
 import contextlib
-import json
 import signal
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from service.dev.issuer import SigningKey
 from service.dev.ports import free_port
 from service.keys import PAGES
 from service.settings import Settings
-from tests.support.contract import Contract
+from tests.support.contract import contract_of
 from tests.support.databases import Connection
 from tests.support.processes import Process, serving
 from tests.support.races import until
@@ -99,7 +98,7 @@ async def mortal_service(folder: Path, environment: Mapping[str, str]) -> AsyncI
     ):
         env = {**environment, "MANA_AUTH_URL": str(auth.make_url("")).rstrip("/")}
         settings = Settings.from_env(env)
-        contract = Contract(json.loads(create_app(settings)[PAGES]["openapi.json"].body))
+        contract = contract_of(create_app(settings)[PAGES]["openapi.json"].body)
         running = Running(f"http://127.0.0.1:{port}", settings, session, key, contract)
         mortal = Mortal(running, folder, env, port, stack)
         await mortal.start()

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import itertools
-import json
 from collections.abc import AsyncIterator
 from ipaddress import IPv4Address
 from typing import Any
@@ -19,7 +18,7 @@ from service.dev.issuer import SigningKey
 from service.dev.ports import free_port
 from service.keys import PAGES
 from service.settings import Settings
-from tests.support.contract import Contract
+from tests.support.contract import Contract, contract_of
 
 _addresses = (IPv4Address("10.0.0.0") + number for number in itertools.count())
 
@@ -127,7 +126,7 @@ async def running_service(
     if for_browsers:
         settings = dataclasses.replace(settings, base_url=origins[0], login_url=f"{auth_url}/login")
     app = create_app(settings)
-    contract = Contract(json.loads(app[PAGES]["openapi.json"].body))
+    contract = contract_of(app[PAGES]["openapi.json"].body)
     server = _AsServed(app, port=port)
     await server.start_server()
     # No bound on connections: a race must not be held up by its own client.
