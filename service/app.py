@@ -1,4 +1,4 @@
-"""The application: its middlewares, its resources, its routes."""
+"""The application: its routes, and what it runs on."""
 
 from collections.abc import AsyncIterator
 

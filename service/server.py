@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import structlog
 from aiohttp import web
+from aiohttp.http import RawRequestMessage
 
 from service.app import create_app, create_metrics_app
 from service.db import Database
@@ -123,10 +124,19 @@ class _Runner(web.AppRunner):
 
     async def _make_server(self) -> web.Server:
         made = await super()._make_server()
+        make_request = made.request_factory
+
+        def with_path(message: RawRequestMessage, *more: Any) -> web.BaseRequest:
+            # `GET http://host` and CONNECT may name no path, for which aiohttp asks no resource;
+            # it means `/` (RFC 9110, section 4.2.3).
+            if message.url.absolute and message.url.raw_path == "/":
+                message = message._replace(url=message.url.with_path("/", keep_query=True))
+            return make_request(message, *more)
+
         return _Server(
             made.request_handler,
             unread_seconds=self._unread_seconds,
-            request_factory=made.request_factory,
+            request_factory=with_path,
             handler_cancellation=made.handler_cancellation,
             **made._kwargs,
         )

@@ -1,12 +1,19 @@
 """Clients and an auth service for the tests of the HTTP core."""
 
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
+from service.server import _Runner
 from tests.api.http_support import Client, Connect, Issuer
+
+
+class _AsServed(TestServer):
+    async def _make_runner(self, **options: Any) -> _Runner:
+        return _Runner(self.app, **options)
 
 
 @pytest.fixture
@@ -15,7 +22,7 @@ async def connect() -> AsyncIterator[Connect]:
     clients: list[Client] = []
 
     async def connect_(app: web.Application) -> Client:
-        client: Client = TestClient(TestServer(app))
+        client: Client = TestClient(_AsServed(app))
         clients.append(client)
         await client.start_server()
         return client

@@ -221,6 +221,43 @@ async def test_what_is_not_routed_is_not_written_out(
     assert (line["route"], line["method"], line["status"]) == ("unmatched", "OTHER", 404)
 
 
+@pytest.mark.parametrize(
+    ("target", "status"),
+    [
+        ("OPTIONS *", 404),
+        ("CONNECT example.org:443", 404),
+        ("GET //", 404),
+        ("GET http://example.org", 404),
+        ("POST http://example.org/broken", 405),
+    ],
+)
+async def test_what_is_no_path_of_ours_passes_the_same(
+    client: Client, lines: list[MutableMapping[str, Any]], target: str, status: int
+) -> None:
+    reader, writer = await asyncio.open_connection(client.host, client.port)
+    try:
+        head, body = await _asked(reader, writer, target)
+    finally:
+        writer.close()
+    assert head.startswith(f"HTTP/1.1 {status}")
+    assert "X-Request-Id: mine" in head
+    assert body["statusCode"] == status
+    assert ("Allow: GET,HEAD" in head) == (status == 405)
+    (line,) = lines
+    assert (line["route"], line["status"], line["request_id"]) == ("unmatched", status, "mine")
+
+
+async def _asked(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, target: str
+) -> tuple[str, Any]:
+    """The head and the body of the answer to a request that no client would send."""
+    writer.write(f"{target} HTTP/1.1\r\nHost: x\r\nX-Request-Id: mine\r\n\r\n".encode())
+    head = (await reader.readuntil(b"\r\n\r\n")).decode()
+    length = re.search(r"(?i)content-length: (\d+)", head)
+    assert length is not None, head
+    return head, json.loads(await reader.readexactly(int(length[1])))
+
+
 async def test_what_is_not_foreseen_is_logged_without_its_data(
     client: Client, lines: list[MutableMapping[str, Any]]
 ) -> None:

@@ -84,7 +84,7 @@ def _run(options: argparse.Namespace) -> int:
         raise SystemExit(
             f"{DUE:,} are to be charged, and only {least:,} have Cloud Sync: more --users"
         )
-    settings = {**SETTINGS, "shared_buffers": options.shared_buffers}
+    settings = {**SETTINGS, "shared_buffers": "2GB", **dict(options.set)}
     samples = Samples()
     with (
         tempfile.TemporaryDirectory(prefix="mana-credits-bench-logs-", dir=options.folder) as logs,
@@ -92,7 +92,12 @@ def _run(options: argparse.Namespace) -> int:
         servers.tokens(_made(Path(logs) / "small"), _some(small.users)) as of_small,
         servers.tokens(_made(Path(logs) / "large"), _some(large.users)) as of_large,
     ):
-        about = [*describe(options.folder), str(require_safe(cluster)), f"commit {commit()}"]
+        about = [
+            *describe(options.folder),
+            str(require_safe(cluster)),
+            str(settings),
+            f"commit {commit()}",
+        ]
         both = [Grown("small", small, of_small), Grown("large", large, of_large)]
         for grown in both:
             _fill(cluster, grown)
@@ -332,6 +337,13 @@ def _times(value: float | None) -> str:
     return "" if value is None else f"{value:.2f}"
 
 
+def _setting(said: str) -> tuple[str, str]:
+    name, equals, value = said.partition("=")
+    if not (name and equals and value):
+        raise argparse.ArgumentTypeError("NAME=VALUE is wanted")
+    return name, value
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m tests.bench.growth",
@@ -347,7 +359,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--rounds", type=int, default=3, metavar="N")
     parser.add_argument("--seconds", type=float, default=5, metavar="S")
-    parser.add_argument("--shared-buffers", default="2GB", help="of PostgreSQL (2GB)")
+    parser.add_argument(
+        "--set",
+        type=_setting,
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="of PostgreSQL, such as shared_buffers=4GB (2GB) or wal_compression=lz4",
+    )
     parser.add_argument("--folder", type=Path, default=FOLDER, help=f"where the data go ({FOLDER})")
     parser.add_argument("--out", type=Path, default=OUT, help="where growth.json goes")
     return parser
