@@ -115,7 +115,9 @@ class _Server(web.Server):
         return _Protocol(self, loop=self._loop, unread_seconds=self._unread_seconds, **self._kwargs)
 
 
-class _Runner(web.AppRunner):
+class Runner(web.AppRunner):
+    """Runs an application behind the service's own protocol and limits."""
+
     def __init__(
         self, app: web.Application, *, unread_seconds: float = UNREAD_SECONDS, **options: Any
     ) -> None:
@@ -163,7 +165,7 @@ async def _serve(settings: Settings, worker: Worker | None) -> str | None:
     on_signals(stop.ask)
     app = create_app(settings)
     drain = app[DRAIN] = Drain(DRAIN_SECONDS)
-    runner = _Runner(
+    runner = Runner(
         app,
         access_log=None,
         handle_signals=False,

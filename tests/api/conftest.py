@@ -1,19 +1,13 @@
 """Clients and an auth service for the tests of the HTTP core."""
 
 from collections.abc import AsyncIterator
-from typing import Any
 
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
-from service.server import _Runner
 from tests.api.http_support import Client, Connect, Issuer
-
-
-class _AsServed(TestServer):
-    async def _make_runner(self, **options: Any) -> _Runner:
-        return _Runner(self.app, **options)
+from tests.support.running import AsServed
 
 
 @pytest.fixture
@@ -22,7 +16,7 @@ async def connect() -> AsyncIterator[Connect]:
     clients: list[Client] = []
 
     async def connect_(app: web.Application) -> Client:
-        client: Client = TestClient(_AsServed(app))
+        client: Client = TestClient(AsServed(app))
         clients.append(client)
         await client.start_server()
         return client

@@ -14,7 +14,7 @@ from service.dev.postgres import Cluster
 from service.errors import ApiError
 from service.limits import client_address, site_of
 from service.middleware import tell
-from service.server import _Runner
+from service.server import Runner
 from service.wire import Auth, Limit, Routes, read_raw
 from tests.support.answers import require_error
 from tests.support.clones import away
@@ -184,7 +184,7 @@ async def serving(**options: Any) -> AsyncIterator[int]:
 
 
 @contextlib.asynccontextmanager
-async def running(**options: Any) -> AsyncIterator[_Runner]:
+async def running(**options: Any) -> AsyncIterator[Runner]:
     """The same, to look into."""
 
     async def take(request: web.Request) -> web.Response:
@@ -197,7 +197,7 @@ async def running(**options: Any) -> AsyncIterator[_Runner]:
 
     app.router.add_route("*", "/", take)
     app.router.add_get("/large", give)
-    runner = _Runner(app, access_log=None, **options)
+    runner = Runner(app, access_log=None, **options)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()

@@ -17,7 +17,7 @@ import asyncpg
 from aiohttp import web
 
 # The service's own server, so that both are served alike.
-from service.server import _Runner
+from service.server import Runner
 
 if TYPE_CHECKING:
     from asyncpg.pool import PoolConnectionProxy
@@ -49,7 +49,7 @@ async def _serve(port: int, url: str, wanted: list[str]) -> None:
     app = web.Application()
     app.router.add_get("/{kind}/{size}", one)
     app.router.add_get("/nothing", nothing)
-    runner = _Runner(app, access_log=None, handle_signals=False)
+    runner = Runner(app, access_log=None, handle_signals=False)
     await runner.setup()
     try:
         await web.TCPSite(runner, "127.0.0.1", port).start()

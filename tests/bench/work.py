@@ -35,7 +35,7 @@ from service.logs import RequestLog, WriteRequests
 from service.metrics import Metrics
 from service.middleware import application
 from service.queries.credits import BatchCall
-from service.server import _Runner
+from service.server import Runner
 from service.settings import Settings
 from service.wire import Auth, Routes
 from tests.bench import ledger
@@ -227,7 +227,7 @@ async def requests(times: int, log: TextIO) -> dict[str, float]:
     async with aiohttp.ClientSession() as session:
         apps = {"plain": _plain(), "served": _served(session, log)}
         for what, app, message in _REQUESTS:
-            runner = _Runner(apps[app], access_log=None, handle_signals=False)
+            runner = Runner(apps[app], access_log=None, handle_signals=False)
             await runner.setup()
             found[what] = await _least(runner.server, message, times)
             await runner.cleanup()

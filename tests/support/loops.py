@@ -34,6 +34,7 @@ from service.dev.postgres import Cluster, temporary_cluster
 from service.migrate import migrate
 from service.settings import Settings
 from tests.support.databases import Connection, as_settings, connect
+from tests.support.running import AsServed
 
 BOUND_SECONDS = 0.050
 LOOK_SECONDS = 0.002
@@ -220,7 +221,7 @@ async def measure(cluster: Cluster, rows: int, only: str, times: int) -> bool:
             as_settings(cluster, DATABASE), auth_url=url, jwks_url=f"{url}/api/auth/jwks"
         )
         with watched() as turns:
-            async with TestServer(create_app(settings)) as server:
+            async with AsServed(create_app(settings)) as server:
                 address = str(server.make_url("")).rstrip("/")
                 gc.collect()
                 gc.freeze()  # as `serve` does

@@ -17,6 +17,7 @@ from service.dev import issuer
 from service.dev.issuer import SigningKey
 from service.dev.ports import free_port
 from service.keys import PAGES
+from service.server import Runner
 from service.settings import Settings
 from tests.support.contract import Contract, contract_of
 
@@ -99,10 +100,12 @@ class Running:
         return spendable
 
 
-class _AsServed(TestServer):
+class AsServed(TestServer):
+    """An application on loopback as `serve` runs it, in the test's own event loop."""
+
     async def _make_runner(self, **options: Any) -> BaseRunner:
-        # Like `serve`, and unlike a TestServer: what a client asked for goes on when it is gone.
-        return await super()._make_runner(**{**options, "handler_cancellation": False})
+        # Unlike with a TestServer, what a client asked for goes on when it is gone.
+        return Runner(self.app, **{**options, "handler_cancellation": False})
 
 
 @contextlib.asynccontextmanager
@@ -127,7 +130,7 @@ async def running_service(
         settings = dataclasses.replace(settings, base_url=origins[0], login_url=f"{auth_url}/login")
     app = create_app(settings)
     contract = contract_of(app[PAGES]["openapi.json"].body)
-    server = _AsServed(app, port=port)
+    server = AsServed(app, port=port)
     await server.start_server()
     # No bound on connections: a race must not be held up by its own client.
     session = ClientSession(connector=TCPConnector(limit=0), timeout=ClientTimeout(total=60))
