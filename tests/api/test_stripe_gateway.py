@@ -417,11 +417,41 @@ async def test_a_webhook_that_jsonb_could_not_hold(gateway: StripeGateway) -> No
     assert event.payload["data"] == {"na\ufffdme": ["a\ufffdb", "?", "\u00e9\U0001f600"]}
 
 
-async def test_a_service_that_sells_nothing_does_not_load_it() -> None:
+STARTED = """
+import asyncio, sys
+from aiohttp import web
+from service.app import create_app
+from service.settings import Settings
+
+async def main():
+    settings = Settings.from_env(dict(each.split("=", 1) for each in sys.argv[1:]))
+    runner = web.AppRunner(create_app(settings))
+    await runner.setup()
+    print("loaded:", sorted({"stripe", "requests"} & set(sys.modules)))
+    await runner.cleanup()
+    # Whoever wants it can have it.
+    import requests
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize(
+    ("more", "loaded"),
+    [
+        ((), []),
+        (("STRIPE_SECRET_KEY=sk_test_1", "STRIPE_WEBHOOK_SECRET=whsec_1"), ["stripe"]),
+    ],
+)
+async def test_a_service_loads_no_more_of_it_than_it_needs(
+    more: tuple[str, ...], loaded: list[str]
+) -> None:
     """It and what it brings are a tenth of the memory of a process."""
-    script = "import sys, service.server; print({'stripe', 'requests'} & set(sys.modules))"
+    settings = ("MANA_ENV=development", "DATABASE_URL=postgresql://127.0.0.1:1/none", *more)
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", script, cwd=ROOT, stdout=asyncio.subprocess.PIPE
+        sys.executable, "-c", STARTED, *settings, cwd=ROOT, stdout=asyncio.subprocess.PIPE
     )
     said, _ = await process.communicate()
-    assert (process.returncode, said.decode().strip()) == (0, "set()")
+    assert process.returncode == 0
+    # Beside it, the log may say that nobody answers.
+    assert f"loaded: {loaded}" in said.decode().splitlines()
