@@ -118,7 +118,7 @@ def _plan(options: argparse.Namespace) -> Plan:
     if options.turns is not None:
         changes["turns"] = options.turns
     if options.only:
-        for name in ("service", "alone"):
+        for name in ("service", "alone", "bare"):
             load = getattr(plan, name)
             changes[name] = {kind: load[kind] for kind in options.only if kind in load}
     if options.no_charge:

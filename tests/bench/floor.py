@@ -29,6 +29,14 @@ async def _reset_nothing(_connection: "_Connection") -> None:
     pass
 
 
+async def until_stopped() -> None:
+    """Until SIGINT or SIGTERM."""
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    await stop.wait()
+
+
 async def _serve(port: int, url: str, wanted: list[str]) -> None:
     reset: dict[str, Any] = {"one": {"reset": _reset_nothing}, "usual": {}}
     pools: dict[str, asyncpg.Pool[asyncpg.Record]] = {}
@@ -53,10 +61,7 @@ async def _serve(port: int, url: str, wanted: list[str]) -> None:
     await runner.setup()
     try:
         await web.TCPSite(runner, "127.0.0.1", port).start()
-        stop = asyncio.Event()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            asyncio.get_running_loop().add_signal_handler(number, stop.set)
-        await stop.wait()
+        await until_stopped()
     finally:
         await runner.cleanup()
         for pool in pools.values():

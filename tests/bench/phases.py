@@ -109,23 +109,28 @@ def token_users() -> list[str]:
 
 
 def over_http(bench: Bench, round_: int, *, last: bool) -> None:
-    """The floor, the service, and the service with every call alone, in turns."""
+    """The floor, the service, it with every call alone, and batches alone, in turns."""
     plan = bench.plan
     with (
         cloned(bench.cluster, TEMPLATE, "service"),
         cloned(bench.cluster, TEMPLATE, "alone"),
+        cloned(bench.cluster, TEMPLATE, "bare"),
         servers.floor(bench.cluster, bench.folder, plan.pools, plan.usual_pools) as floor,
         _service(bench, "service") as service,
         _service(bench, "alone", DATABASE_BATCH_MAX="1") as alone,
+        servers.bare(bench.cluster, "bare", bench.folder) as bare,
     ):
         callers = {
-            server.pid: servers.caller(server, bench.tokens, USERS) for server in (service, alone)
+            server.pid: servers.caller(server, bench.tokens, USERS)
+            for server in (service, alone, bare)
         }
         floor_caller = Caller(floor.port, 0)
         load(floor_caller, "one", FLOOR_CLIENTS, plan.warm_up, users=plan.pools[-1])
         for server in (service, alone):
             for kind in ("mixed", "balance_jwt"):
                 load(callers[server.pid], kind, FLOOR_CLIENTS, plan.warm_up)
+        for kind in plan.bare:
+            load(callers[bare.pid], kind, FLOOR_CLIENTS, plan.warm_up / 2)
         for number, turn in itertools.product(CONNECTIONS, _turns(plan, round_)):
             floors = [
                 ("floor", floor, floor_caller, "nothing", "nothing", None),
@@ -138,6 +143,7 @@ def over_http(bench: Bench, round_: int, *, last: bool) -> None:
                 for subject, server, load_ in (
                     ("service", service, plan.service),
                     ("alone", alone, plan.alone),
+                    ("bare", bare, plan.bare),
                 )
                 if number in load_.get(kind, ())
             ]

@@ -17,6 +17,8 @@ SCENARIOS: Final = {
     "history_deep": "history, page 1,800",
     "mixed": "mixed",
 }
+BARE: Final = ("debit", "debit_hot", "balance", "status")
+"""Those that are held against the floor."""
 USERS: Final = 10_000
 TOKEN_USERS: Final = 1_000
 
@@ -40,6 +42,8 @@ class Plan:
     """The scenarios, each with its numbers of connections."""
     alone: Mapping[str, tuple[int, ...]]
     """The same for the service that sends every call alone."""
+    bare: Mapping[str, tuple[int, ...]]
+    """The same for batches with nothing around them."""
     pools: tuple[int, ...]
     """The sizes of the floor's pools."""
     usual_pools: tuple[int, ...]
@@ -53,7 +57,7 @@ class Plan:
     @property
     def steps(self) -> int:
         """How many measurements there are."""
-        calls = sum(len(n) for load in (self.service, self.alone) for n in load.values())
+        calls = sum(len(n) for load in (self.service, self.alone, self.bare) for n in load.values())
         pools = (len(self.pools) + len(self.usual_pools) + 1) * len(CONNECTIONS)
         a_turn = calls + pools + 3 * len(self.clients)
         charges = sum(2 * min(rounds, self.rounds) for _, rounds in self.charges)
@@ -73,6 +77,7 @@ FULL: Final = Plan(
     warm_up=3,
     service=dict.fromkeys(SCENARIOS, CONNECTIONS),
     alone=dict.fromkeys(SCENARIOS, CONNECTIONS),
+    bare=dict.fromkeys(BARE, (32, 128)),
     pools=(2, 4, 8, 10, 16),
     usual_pools=(4, 8, 10, 16),
     charges=((50_000, 3), (1_000_000, 1)),
@@ -91,6 +96,7 @@ QUICK: Final = Plan(
         **dict.fromkeys(("history_first", "history_deep"), (1, 32)),
     },
     alone=dict.fromkeys(("debit", "balance"), (1, 32)),
+    bare=dict.fromkeys(("debit", "balance"), (32, 128)),
     pools=(4, 10),
     usual_pools=(4, 10),
     charges=((5_000, 1),),

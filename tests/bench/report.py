@@ -8,7 +8,7 @@ from typing import Any
 
 from tests.bench.figures import Figure, Samples
 from tests.bench.plans import CONNECTIONS, SCENARIOS, Plan
-from tests.bench.targets import POOLS, Target, floor, targets, to_floor
+from tests.bench.targets import POOLS, RATES, Target, floor, targets, to_floor
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +49,7 @@ def render(
         _targets(found),
         _rates(samples),
         _floors(samples),
+        _bare(samples),
         _database(samples),
         _charges(samples),
         _process(samples),
@@ -230,6 +231,40 @@ def _floors(samples: Samples) -> str:
             "",
         ]
     )
+
+
+def _bare(samples: Samples) -> str:
+    rows = []
+    for scenario, wanted in RATES.items():
+        for connections, least in wanted.items():
+            thing = ("bare", scenario)
+            rate = samples.figure(*thing, connections, "rate")
+            if rate is None:
+                continue
+            whole = samples.ratio(("service", scenario), thing, connections, "rate")
+            rows.append(
+                [
+                    SCENARIOS[scenario],
+                    str(connections),
+                    shown(rate),
+                    *(_times(to_floor(samples, thing, connections, "rate", p)) for p in POOLS),
+                    f"{least:g}",
+                    _times(whole),
+                ]
+            )
+    if not rows:
+        return ""
+    head = ["call", "connections", "a second", "/ floor", "/ asyncpg's", "wanted", "service / it"]
+    parts = [
+        "## Batches with nothing around them",
+        "",
+        "The service's queries behind handlers that look at nothing: nobody signs in, no input is "
+        "looked at, nothing is logged or counted. No change to the rest of a request can make the "
+        "service faster than this.",
+        "",
+        table(head, rows),
+    ]
+    return "\n".join(parts)
 
 
 def _database(samples: Samples) -> str:

@@ -1,4 +1,4 @@
-"""The processes that are measured: the service, the floor, and the issuer of tokens."""
+"""The processes that are measured, and what they are held against, and an issuer of tokens."""
 
 import contextlib
 import json
@@ -128,6 +128,10 @@ def service(
         "DATABASE_URL": cluster.service_url(database),
         "MANA_AUTH_URL": signed.url,
         "MANA_SERVICE_KEY": SERVICE_KEY,
+        # It sells, which takes memory; nobody answers there.
+        "STRIPE_SECRET_KEY": "sk_test_of_the_benchmark",
+        "STRIPE_WEBHOOK_SECRET": "whsec_of_the_benchmark",
+        "STRIPE_API_BASE": "https://127.0.0.1:1",
         **env,
     }
     command = ["-c", _AS_IN_PRODUCTION, "serve"]
@@ -153,6 +157,15 @@ def floor(
     pools = [*(f"one:{size}" for size in sizes), *(f"usual:{size}" for size in usual)]
     command = ["-m", "tests.bench.floor", str(port), url, *pools]
     with _serving(command, port, folder / f"floor-{port}.log", {}) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def bare(cluster: Cluster, database: str, folder: Path) -> Iterator[Server]:
+    """Serve a database with batches and nothing else (bare.py)."""
+    port = free_port()
+    command = ["-m", "tests.bench.bare", str(port), cluster.service_url(database)]
+    with _serving(command, port, folder / f"bare-{port}.log", {}) as server:
         yield server
 
 

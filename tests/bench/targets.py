@@ -85,15 +85,18 @@ def to_floor(
     return None if best is None else samples.ratio(thing, (pools, best), connections, name)
 
 
+RATES: Final = {
+    "debit": {32: 0.8, 128: 1.1},
+    "debit_hot": {32: 1.0, 128: 1.4},
+    "balance": {32: 2.0, 128: 2.5},
+    "status": {32: 2.0, 128: 2.5},
+}
+"""What part of the floor's rate is wanted, by the number of connections."""
+
+
 def _rates(samples: Samples) -> Iterator[Target]:
-    wanted = {
-        "debit": (0.8, 1.1),
-        "debit_hot": (1.0, 1.4),
-        "balance": (2.0, 2.5),
-        "status": (2.0, 2.5),
-    }
-    for scenario, least in wanted.items():
-        for connections, at_least in zip((32, 128), least, strict=True):
+    for scenario, wanted in RATES.items():
+        for connections, at_least in wanted.items():
             for pools, which in POOLS.items():
                 yield Target.of(
                     f"{SCENARIOS[scenario]}: rate at {connections} connections / {which}",

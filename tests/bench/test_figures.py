@@ -23,6 +23,7 @@ def a_run() -> Samples:
         samples.add("pools", "pool of 8", 32, round_, rate=1000 + noise, p50=9, p99=30)
         samples.add("service", "balance", 32, round_, rate=2000 + noise, p50=4, p99=12)
         samples.add("alone", "balance", 32, round_, rate=500, p50=20, p99=60)
+        samples.add("bare", "balance", 32, round_, rate=2500, p50=3, p99=10)
     return samples
 
 
@@ -119,6 +120,8 @@ def test_the_report_shows_what_was_missed_and_what_is_missing() -> None:
     text = render(ABOUT, samples, targets(samples), {"ratios": {}, "table": "| grown |"})
     assert "2,000 (1,990-2,010)" in text
     assert "| floor: `SELECT 1`, pool of 8 | 1,000 (990-1,010) |" in text
+    # Of batches alone: their rate, by the floor, by asyncpg's, wanted, and the service's by theirs.
+    assert "| balance | 32 | 2,500 (2,500-2,500) | 2.50 |  | 2 | 0.80 |" in text
     assert "not measured" in text
     assert "| grown |" in text
     assert "No call was refused" in text
@@ -153,7 +156,7 @@ def test_progress_ends_with_a_line() -> None:
 
 def test_a_plan_knows_how_many_measurements_it_has() -> None:
     assert QUICK.steps < 60
-    assert FULL.steps == 5 * (5 * (30 + 30 + 30 + 6) + 4) + 2 * 3 + 2 + 20
+    assert FULL.steps == 5 * (5 * (30 + 30 + 8 + 30 + 6) + 4) + 2 * 3 + 2 + 20
 
 
 def test_a_watch_keeps_the_latest_ticks() -> None:
