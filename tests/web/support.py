@@ -58,6 +58,9 @@ async () => (await axe.run(document, { resultTypes: ["violations"] })).violation
 """
 
 
+_TOO_WIDE = "document.documentElement.scrollWidth > document.body.getBoundingClientRect().right"
+
+
 @contextlib.asynccontextmanager
 async def open_browser() -> AsyncIterator[Browser]:
     """Debian's Chromium without a window: the program that has none, which is much lighter."""
@@ -260,14 +263,24 @@ async def gathered(
 async def require_accessible(page: Page) -> None:
     """axe-core finds nothing wrong with a page as it stands."""
     assert AXE.exists(), f"no {AXE.relative_to(AXE.parents[4])}: run npm ci in tests/web"
-    # Evaluated, since a page with a strict policy takes no script element from us.
-    await page.evaluate(AXE.read_text())
+    if not await page.evaluate("'axe' in window"):
+        # Evaluated, since a page with a strict policy takes no script element from us.
+        await page.evaluate(AXE.read_text())
     found: list[dict[str, Any]] = await page.evaluate(_RUN_AXE)
     lines = [f"{page.url} is not accessible:"]
     for rule in found:
         lines.append(f"{rule['id']} ({rule['impact']}): {rule['help']}")
         lines += [f"    {node['target']}: {_in_one_line(node['why'])}" for node in rule["nodes"]]
     assert not found, "\n".join(lines)
+
+
+async def require_fine(page: Page) -> None:
+    """In each width a page as it stands is accessible, and nothing of it sticks out."""
+    for width, height in WIDTHS.items():
+        await page.set_viewport_size({"width": width, "height": height})
+        await require_accessible(page)
+        # The body ends where the room for a scroll bar begins.
+        assert not await page.evaluate(_TOO_WIDE), f"{page.url} is too wide for {width} pixels"
 
 
 def _in_one_line(text: str | None) -> str:
