@@ -69,8 +69,8 @@ clean: ## remove what can be made again; the data in .local stay
 $(TO_RUN) $(TO_TEST): pyproject.toml
 	@service/dev/packages.sh
 	@# With the newest pip it takes half as long, and Python compiles what is used as it is used.
-	@test -x $(BIN)/python || python3 -m venv --upgrade-deps $(VENV) >/dev/null
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile -e '.[$(if $(filter $(TO_TEST),$@),dev$(comma)test$(comma)lint,dev)]'
+	@test -x $(BIN)/python || PIP_QUIET=2 python3 -m venv --upgrade-deps $(VENV)
+	PIP_QUIET=2 $(BIN)/pip install --disable-pip-version-check --no-compile -e '.[$(if $(filter $(TO_TEST),$@),dev$(comma)test$(comma)lint,dev)]'
 	@touch $@
 
 $(TO_CHECK): tests/web/package-lock.json
