@@ -3,20 +3,22 @@
 python -m tests.bench.growth --rows 10000000
 
 Fills one database with a million ledger rows and as many users as fit to that, another one with
-what was asked for, and measures both in turns. Writes growth.json to build/bench.
+what was asked for, and measures both in short turns: a ratio is the median of the ratios within
+the turns. Writes growth.json to build/bench.
 """
 
 import argparse
+import contextlib
 import json
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from service.dev.postgres import Cluster
+from service.dev.postgres import Cluster, PostgresError
 from tests.bench import ledger, servers
 from tests.bench.__main__ import FOLDER, OUT, commit, stop_on_signals
 from tests.bench.cluster import SETTINGS, connect, durable_cluster, make_database, require_safe
@@ -27,7 +29,7 @@ from tests.bench.pgbench import pgbench
 from tests.bench.progress import Progress
 from tests.bench.report import number, shown, table
 from tests.bench.servers import Tokens
-from tests.bench.wrk import load
+from tests.bench.wrk import Caller, load
 
 SMALL_ROWS: Final = 1_000_000
 ROWS_A_USER: Final = 10
@@ -37,6 +39,8 @@ GIFTS: Final = 2_000
 CONNECTIONS: Final = 32
 CLIENTS: Final = 8
 WARM_SECONDS: Final = 10.0
+TURNS: Final = 5
+"""How often in a round each of the two has its turn with debits and history."""
 TOKENS: Final = 9_000
 """Users whose histories are read over HTTP; fewer than the tokens that the service remembers."""
 
@@ -50,6 +54,8 @@ MEASURED: Final = {
     "ledger check": "ledger check, rows",
 }
 """Each as a rate a second."""
+IN_TURNS: Final = ("debit", "debit over HTTP", "history", "history over HTTP")
+"""Those of which each turn has some; the others have one in a round."""
 
 
 @dataclass
@@ -86,31 +92,47 @@ def _run(options: argparse.Namespace) -> int:
         )
     settings = {**SETTINGS, "shared_buffers": "2GB", **dict(options.set)}
     samples = Samples()
+    with tempfile.TemporaryDirectory(prefix="mana-credits-bench-logs-", dir=options.folder) as logs:
+        try:
+            both, about = _measure(options, settings, (small, large), Path(logs), samples)
+        except PostgresError as error:
+            raise SystemExit(f"{error}\nThe settings were {settings}") from error
+    found = compared(both, samples, about)
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "growth.json").write_text(json.dumps(found, indent=1) + "\n")
+    print(found["table"])
+    return 0
+
+
+def _measure(
+    options: argparse.Namespace,
+    settings: Mapping[str, str],
+    shapes: tuple[Shape, Shape],
+    logs: Path,
+    samples: Samples,
+) -> tuple[list[Grown], list[str]]:
+    """The two databases, and what a reader needs to know of where they were."""
+    small, large = shapes
     with (
-        tempfile.TemporaryDirectory(prefix="mana-credits-bench-logs-", dir=options.folder) as logs,
         durable_cluster(options.folder, settings) as cluster,
-        servers.tokens(_made(Path(logs) / "small"), _some(small.users)) as of_small,
-        servers.tokens(_made(Path(logs) / "large"), _some(large.users)) as of_large,
+        servers.tokens(_made(logs / "small"), _some(small.users)) as of_small,
+        servers.tokens(_made(logs / "large"), _some(large.users)) as of_large,
     ):
         about = [
             *describe(options.folder),
             str(require_safe(cluster)),
-            str(settings),
+            str(dict(settings)),
             f"commit {commit()}",
         ]
         both = [Grown("small", small, of_small), Grown("large", large, of_large)]
         for grown in both:
             _fill(cluster, grown)
-        measure = _Measure(cluster, Path(logs), options.seconds, samples)
-        with Progress("measurements", options.rounds * len(both) * len(MEASURED)) as progress:
+        steps = options.rounds * len(both) * (TURNS * len(IN_TURNS) + len(MEASURED) - len(IN_TURNS))
+        with Progress("measurements", steps) as progress:
+            measure = _Measure(cluster, logs, options.seconds, samples, progress)
             for round_ in range(options.rounds):
-                for grown in both:
-                    measure.all(grown, round_, progress)
-        found = _found(both, samples, about)
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "growth.json").write_text(json.dumps(found, indent=1) + "\n")
-    print(found["table"])
-    return 0
+                measure.round(both, round_)
+    return both, about
 
 
 def _fill(cluster: Cluster, grown: Grown) -> None:
@@ -154,46 +176,84 @@ class _Measure:
     logs: Path
     seconds: float
     samples: Samples
+    progress: Progress
 
-    def all(self, grown: Grown, round_: int, progress: Progress) -> None:
-        """Everything once, in one of the databases."""
-
-        def keep(name: str, rate: float, **more: float) -> None:
-            self.samples.add(grown.name, name, 1, round_, rate=rate, **more)
-            progress.add(1)
-
-        users = grown.shape.users
-        with connect(self.cluster, grown.name) as db:
-            url = self.cluster.service_url(grown.name)
+    def round(self, both: Sequence[Grown], round_: int) -> None:
+        """Everything in both of them."""
+        for grown in both:
             # The first change of a page after a checkpoint writes the whole page to the log. There
             # are more pages in the larger one, and so more of that for the first minutes.
+            url = self.cluster.service_url(grown.name)
+            users = grown.shape.users
             pgbench(self.cluster, url, "debit_any", CLIENTS, WARM_SECONDS, users=users)
-            for name, script in (("debit", "debit_any"), ("history", "history")):
-                before = _count(db, _LOGGED)
-                pace = pgbench(self.cluster, url, script, CLIENTS, self.seconds, users=users)
-                logged = (_count(db, _LOGGED) - before) / max(pace.rate * self.seconds, 1)
-                keep(name, pace.rate, p50=pace.p50, p99=pace.p99, cpu=pace.cpu, logged=logged)
-            with servers.service(self.cluster, grown.name, self.logs, grown.tokens) as server:
-                caller = servers.caller(server, grown.tokens, users)
+        with contextlib.ExitStack() as stack:
+            serving = []
+            for grown in both:
+                server = stack.enter_context(
+                    servers.service(self.cluster, grown.name, self.logs, grown.tokens)
+                )
+                caller = servers.caller(server, grown.tokens, grown.shape.users)
                 load(caller, "history_any", CONNECTIONS, 1)
+                serving.append((grown, caller))
+            for turn in range(round_ * TURNS, (round_ + 1) * TURNS):
+                # Every second turn the other one comes first.
+                order = serving[:: -1 if turn % 2 else 1]
+                for name, script in (("debit", "debit_any"), ("history", "history")):
+                    for grown, _ in order:
+                        self._on_the_database(grown, name, script, turn)
                 for name, kind in (
                     ("debit over HTTP", "debit"),
                     ("history over HTTP", "history_any"),
                 ):
-                    answered = load(caller, kind, CONNECTIONS, self.seconds)
-                    if answered.refused:
-                        raise RuntimeError(f"{answered.refused} calls were refused")
-                    keep(name, answered.rate, p50=answered.p50, p99=answered.p99)
+                    for grown, caller in order:
+                        self._over_http(grown, caller, name, kind, turn)
+        for grown in both[:: -1 if round_ % 2 else 1]:
+            self._jobs(grown, round_)
+
+    def _on_the_database(self, grown: Grown, name: str, script: str, turn: int) -> None:
+        url, users = self.cluster.service_url(grown.name), grown.shape.users
+        with connect(self.cluster, grown.name) as db:
+            logged, fetched = _count(db, _LOGGED), _count(db, _FETCHED)
+            pace = pgbench(self.cluster, url, script, CLIENTS, self.seconds, users=users)
+            calls = max(pace.rate * self.seconds, 1)
+            self._keep(
+                grown,
+                name,
+                turn,
+                rate=pace.rate,
+                p50=pace.p50,
+                p99=pace.p99,
+                cpu=pace.cpu,
+                logged=(_count(db, _LOGGED) - logged) / calls,
+                fetched=(_count(db, _FETCHED) - fetched) / calls,
+            )
+
+    def _over_http(self, grown: Grown, caller: Caller, name: str, kind: str, turn: int) -> None:
+        answered = load(caller, kind, CONNECTIONS, self.seconds)
+        if answered.refused:
+            raise RuntimeError(f"{answered.refused} calls were refused")
+        self._keep(grown, name, turn, rate=answered.rate, p50=answered.p50, p99=answered.p99)
+
+    def _jobs(self, grown: Grown, round_: int) -> None:
+        users = grown.shape.users
+        with connect(self.cluster, grown.name) as db:
             _let_charges_come_due(db, users)
-            keep("charge", **_timed(db, DUE, lambda: _charge(db)))
+            self._keep(grown, "charge", round_, **_timed(db, DUE, lambda: _charge(db)))
             _let_holds_run_out(db, users)
-            keep("expiry", **_timed(db, DUE, lambda: _expire(db)))
+            self._keep(grown, "expiry", round_, **_timed(db, DUE, lambda: _expire(db)))
             # The last of all, so that nothing which was measured goes unchecked.
             rows = _count(db, "SELECT count(*) FROM credits.transactions")
-            keep("ledger check", **_timed(db, rows, lambda: _check(db, grown.name)))
+            checked = _timed(db, rows, lambda: _check(db, grown.name))
+            self._keep(grown, "ledger check", round_, **checked)
+
+    def _keep(self, grown: Grown, name: str, turn: int, **values: float) -> None:
+        self.samples.add(grown.name, name, 1, turn, **values)
+        self.progress.add(1)
 
 
 _LOGGED: Final = "SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')"
+_FETCHED: Final = "SELECT blks_read FROM pg_stat_database WHERE datname = current_database()"
+"""Pages that were not in shared_buffers."""
 
 
 def _let_charges_come_due(db: Any, users: int) -> None:
@@ -281,42 +341,47 @@ def _some(users: int) -> list[str]:
     return [f"user-{n}" for n in range(1, users + 1, step)]
 
 
-def _found(both: Sequence[Grown], samples: Samples, about: Sequence[str]) -> dict[str, Any]:
+def compared(both: Sequence[Grown], samples: Samples, about: Sequence[str]) -> dict[str, Any]:
+    """What growth.json holds: the larger one by the smaller, turn by turn, and all of it."""
     small, large = both
     ratios: dict[str, float | None] = {}
     rows = []
+
+    def each(name: str, value: str) -> list[Figure | None]:
+        return [samples.figure(grown.name, name, 1, value) for grown in both]
+
     for name, what in MEASURED.items():
-        rates = [samples.figure(grown.name, name, 1, "rate") for grown in both]
-        ratios[name] = ratio(rates[1], rates[0])
-        late = [_middle(samples.figure(grown.name, name, 1, "p99")) for grown in both]
-        work = [samples.figure(grown.name, name, 1, "cpu") for grown in both]
+        rate, work = (
+            samples.ratio((large.name, name), (small.name, name), 1, value)
+            for value in ("rate", "cpu")
+        )
+        ratios[name] = None if rate is None else rate.median
         rows.append(
             [
-                *(what, shown(rates[0]), shown(rates[1]), _times(ratios[name])),
-                *late,
-                *(_middle(figure) for figure in work),
-                _times(ratio(work[1], work[0])),
+                *(what, *map(shown, each(name, "rate")), shown(rate)),
+                *map(_middle, each(name, "p99")),
+                *map(_middle, each(name, "cpu")),
+                _middle(work),
             ]
         )
-    logged = [samples.figure(grown.name, "debit", 1, "logged") for grown in both]
     head = ["a second", f"{small.shape.total:,} rows", f"{large.shape.total:,} rows", "ratio"]
     sizes = [
         [name, number(value), number(large.numbers[name]), _times(large.numbers[name] / value)]
         for name, value in small.numbers.items()
         if value
     ]
-    sizes.append(
-        [
-            "log (WAL) a debit, bytes",
-            shown(logged[0]),
-            shown(logged[1]),
-            _times(ratio(*logged[::-1])),
-        ]
-    )
+    for what, name, value in (
+        ("log (WAL) a debit, bytes", "debit", "logged"),
+        ("pages a debit finds outside shared_buffers", "debit", "fetched"),
+        ("pages a history finds outside shared_buffers", "history", "fetched"),
+    ):
+        found = each(name, value)
+        sizes.append([what, *map(shown, found), _times(ratio(found[1], found[0]))])
     tables = [
         f"{small.shape.users:,} and {large.shape.users:,} users.\n",
         table([*head, "p99 ms", "p99 ms", "CPU µs", "CPU µs", "ratio"], rows),
-        "CPU is what the server worked for one: this depends less on what else goes on.\n",
+        "CPU is what the server worked for one: this depends less on what else goes on. Pages that "
+        "are not in shared_buffers come from the kernel, or from the disk.\n",
         table(["", *head[1:]], sizes),
     ]
     return {
@@ -358,7 +423,9 @@ def _parser() -> argparse.ArgumentParser:
         "--small-rows", type=int, default=SMALL_ROWS, help="of the one it is compared with"
     )
     parser.add_argument("--rounds", type=int, default=3, metavar="N")
-    parser.add_argument("--seconds", type=float, default=5, metavar="S")
+    parser.add_argument(
+        "--seconds", type=float, default=2, metavar="S", help="of a turn with debits or history"
+    )
     parser.add_argument(
         "--set",
         type=_setting,

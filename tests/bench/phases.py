@@ -15,7 +15,7 @@ from tests.bench import ledger, servers
 from tests.bench.cluster import cloned, connect, connections, make_database
 from tests.bench.figures import Samples
 from tests.bench.ledger import Shape
-from tests.bench.machine import Busy, memory
+from tests.bench.machine import Busy, cpu_seconds, memory
 from tests.bench.pgbench import SQL, pgbench
 from tests.bench.plans import CONNECTIONS, SCENARIOS, TOKEN_USERS, USERS, WATCHED, Plan
 from tests.bench.progress import Progress
@@ -88,7 +88,7 @@ def prepare(cluster: Cluster, plan: Plan) -> None:
         ledger.fill_one(db, "user-deep", servers.HISTORY_ROWS)
         _require_sound(db)
         ledger.settle(db)
-    for due in sorted({due for due, _ in plan.charges} | ({plan.meanwhile} - {0})):
+    for due in sorted({due for due, *_ in plan.charges} | ({plan.meanwhile} - {0})):
         make_database(cluster, due_template(due))
         with connect(cluster, due_template(due)) as db:
             shape = Shape.of_due(due)
@@ -217,28 +217,38 @@ def on_the_database(bench: Bench, round_: int) -> None:
                 bench.progress.add(1)
 
 
-def charging(bench: Bench, due: int, round_: int) -> None:
+def charging(bench: Bench, due: int, turn: int) -> None:
     """All that is due: by the job, and by one statement, each on a copy of its own."""
-    for subject, statement in (
+    ways = (
         ("statement", (SQL / "charge_all.sql").read_text()),
         ("job", "CALL credits.run_recurring_charge()"),
-    ):
+    )
+    for subject, statement in ways[:: -1 if turn % 2 else 1]:
         with (
             cloned(bench.cluster, due_template(due), "charge") as name,
             connect(bench.cluster, name) as db,
         ):
-            began = time.monotonic()
+            pid = db.info.backend_pid
+            began, worked = time.monotonic(), cpu_seconds(pid)
             db.execute(statement.encode())
-            seconds = time.monotonic() - began
+            seconds, worked = time.monotonic() - began, cpu_seconds(pid) - worked
             row = db.execute(
                 "SELECT count(*) FILTER (WHERE active), count(*) FILTER (WHERE NOT active),"
                 " count(*) FILTER (WHERE due_at <= now()) FROM credits.sync_subscriptions"
             ).fetchone()
             if row != (due * 9 // 10, due // 10, 0):
                 raise BrokenError(f"the charge of {due} by the {subject} left {row}")
-            if round_ == 0:
+            if turn == 0:
                 _require_sound(db)
-        bench.samples.add(subject, f"charge_{due}", 1, round_, rate=due / seconds, seconds=seconds)
+        bench.samples.add(
+            subject,
+            f"charge_{due}",
+            1,
+            turn,
+            rate=due / seconds,
+            seconds=seconds,
+            cpu=worked * 1e6 / due,
+        )
         bench.progress.add(1)
 
 

@@ -49,8 +49,8 @@ class Plan:
     usual_pools: tuple[int, ...]
     """The sizes of those that are as asyncpg makes them."""
     clients: tuple[int, ...] = (1, 8)
-    charges: tuple[tuple[int, int], ...] = ()
-    """How many subscriptions are due, and in how many rounds that is measured."""
+    charges: tuple[tuple[int, int, int], ...] = ()
+    """How many subscriptions are due, in how many rounds that is measured, and how often in one."""
     meanwhile: int = 0
     """How many are due while debits go on; 0: not measured."""
 
@@ -60,7 +60,7 @@ class Plan:
         calls = sum(len(n) for load in (self.service, self.alone, self.bare) for n in load.values())
         pools = (len(self.pools) + len(self.usual_pools) + 1) * len(CONNECTIONS)
         a_turn = calls + pools + 3 * len(self.clients)
-        charges = sum(2 * min(rounds, self.rounds) for _, rounds in self.charges)
+        charges = sum(2 * min(rounds, self.rounds) * turns for _, rounds, turns in self.charges)
         a_round = self.turns * a_turn + len(WATCHED) + (4 if self.meanwhile else 0)
         return self.rounds * a_round + charges
 
@@ -80,7 +80,7 @@ FULL: Final = Plan(
     bare=dict.fromkeys(BARE, (32, 128)),
     pools=(2, 4, 8, 10, 16),
     usual_pools=(4, 8, 10, 16),
-    charges=((50_000, 3), (1_000_000, 1)),
+    charges=((50_000, 3, 5), (1_000_000, 1, 1)),
     meanwhile=1_000_000,
 )
 QUICK: Final = Plan(
@@ -99,5 +99,5 @@ QUICK: Final = Plan(
     bare=dict.fromkeys(("debit", "balance"), (32, 128)),
     pools=(4, 10),
     usual_pools=(4, 10),
-    charges=((5_000, 1),),
+    charges=((5_000, 1, 1),),
 )

@@ -293,10 +293,12 @@ def _charges(samples: Samples) -> str:
         statement = samples.figure("statement", scenario, 1, "rate")
         due = int(scenario.removeprefix("charge_"))
         both = samples.ratio(("job", scenario), ("statement", scenario), 1, "rate")
-        rows.append([f"{due:,}", shown(job), shown(statement), _times(both)])
+        worked = [samples.figure(s, scenario, 1, "cpu") for s in ("job", "statement")]
+        rows.append([f"{due:,}", shown(job), shown(statement), shown(both), *map(shown, worked)])
     if not rows:
         return ""
     head = ["due", "the job, a second", "one statement, a second", "/ statement"]
+    head += ["the job, CPU µs", "one statement, CPU µs"]
     parts = ["## Charging", "", table(head, rows)]
     rows = []
     for what, scenario, connections in (

@@ -1,15 +1,18 @@
 """Medians, ratios, targets and the report, from figures that are known."""
 
 import io
+from pathlib import Path
 
 import pytest
 
 from tests.bench.figures import Figure, Samples, percentile, ratio
+from tests.bench.growth import Grown, compared
 from tests.bench.ledger import Shape
 from tests.bench.plans import FULL, QUICK
 from tests.bench.progress import Progress, clock, describe
 from tests.bench.report import About, number, render, shown, table
 from tests.bench.served import Watch
+from tests.bench.servers import Tokens
 from tests.bench.targets import Target, targets
 
 ABOUT = About("today", "abc", ["2 cores"], {"server_version": "15", "fsync": "on"}, QUICK)
@@ -105,6 +108,27 @@ def test_growth_is_read_from_its_own_run() -> None:
     assert find(smaller, "debits on the database").held is None
 
 
+def test_a_ledger_that_grows_is_compared_turn_by_turn() -> None:
+    samples = Samples()
+    # The machine is slower in every turn, and the larger one has nine tenths in all of them.
+    for turn, rate in enumerate((4_000, 2_000, 1_000)):
+        samples.add("small", "debit", 1, turn, rate=rate, p99=1, cpu=100, fetched=0, logged=700)
+        samples.add("large", "debit", 1, turn, rate=rate * 0.9, cpu=110, fetched=2, logged=770)
+    # Another turn that only one of them had changes nothing.
+    samples.add("large", "debit", 1, 3, rate=100)
+    both = [
+        Grown(name, Shape.of_total(rows, rows // 10), Tokens("", Path()))
+        for name, rows in (("small", 1_000_000), ("large", 10_000_000))
+    ]
+    found = compared(both, samples, ["a machine"])
+    assert found["ratios"]["debit"] == pytest.approx(0.9)
+    assert found["ratios"]["history"] is None
+    assert "| 0.90 (0.90-0.90) | 1.00 |  | 100 | 110 | 1.10 |" in found["table"]
+    assert (
+        "| pages a debit finds outside shared_buffers | 0.00 (0.00-0.00) | 2.00" in found["table"]
+    )
+
+
 def test_the_worst_round_counts_for_memory_and_the_loop() -> None:
     samples = Samples()
     for round_, (peak, held) in enumerate(((70, 20), (81, 51), (70, 20))):
@@ -156,7 +180,7 @@ def test_progress_ends_with_a_line() -> None:
 
 def test_a_plan_knows_how_many_measurements_it_has() -> None:
     assert QUICK.steps < 60
-    assert FULL.steps == 5 * (5 * (30 + 30 + 8 + 30 + 6) + 4) + 2 * 3 + 2 + 20
+    assert FULL.steps == 5 * (5 * (30 + 30 + 8 + 30 + 6) + 4) + 2 * 3 * 5 + 2 + 20
 
 
 def test_a_watch_keeps_the_latest_ticks() -> None:
