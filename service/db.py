@@ -25,6 +25,7 @@ from asyncpg.transaction import Transaction
 
 from service.batches import SIZE_MAX, Batcher, BatchFailedError, Kind
 from service.errors import ApiError, OutcomeUnknownError, UnavailableError, from_postgres
+from service.pool import FAILURES, Pool, is_closed
 
 APPLICATION_NAME: Final = "mana-credits"
 
@@ -38,7 +39,6 @@ COMMAND_SECONDS: Final = 10.0
 """For one statement, unless the caller gives another time."""
 SETTLE_SECONDS: Final = 5.0
 """How long a move whose connection broke is called again."""
-RELEASE_SECONDS: Final = 5.0
 LISTEN_RETRY_MAX_SECONDS: Final = 10.0
 
 READ_ATTEMPTS: Final = 3
@@ -57,11 +57,10 @@ _BROKEN: Final = frozenset({"57P01", "57P02", "57P03", "57P05"})
 Record = asyncpg.Record
 
 if TYPE_CHECKING:
-    from asyncpg.pool import PoolConnectionProxy
+    from service.pool import PooledConnection
 
-    _Connection = PoolConnectionProxy[Record]
     _OwnConnection = asyncpg.Connection[Record]
-    _NewConnection = _OwnConnection | _Connection
+    _NewConnection = _OwnConnection | PooledConnection
 
 _T = TypeVar("_T")
 _C = TypeVar("_C")
@@ -71,7 +70,7 @@ _log = structlog.get_logger(__name__)
 
 
 class _Fetch(Protocol[_T_co]):
-    def __call__(self, connection: "_Connection", timeout: float) -> Awaitable[_T_co]: ...
+    def __call__(self, connection: "PooledConnection", timeout: float) -> Awaitable[_T_co]: ...
 
 
 class _NotSentError(Exception):
@@ -124,13 +123,12 @@ class Database:
         self._batch_max = batch_max
         self._batchers: dict[str, Batcher[Any, Any]] = {}
         self._batch_sent: Callable[[str, int], None] | None = None
-        self._pool: asyncpg.Pool[Record] | None = None
+        self._pool: Pool | None = None
         self._pooled: bool | None = None
-        self._releases: set[asyncio.Task[None]] = set()
 
     async def open(self) -> None:
         """Make the pool; connects to nothing yet."""
-        self._pool = await asyncpg.create_pool(
+        pool = await asyncpg.create_pool(
             self._dsn,
             database=self._database,
             # No connection is needed to start, and none is held that nobody uses.
@@ -145,6 +143,7 @@ class Database:
             # and each call is spared a round trip.
             reset=_reset_nothing,
         )
+        self._pool = Pool(pool)
 
     @property
     def pooled(self) -> bool | None:
@@ -190,8 +189,6 @@ class Database:
         pool, self._pool = self._pool, None
         if pool is None:
             return
-        if self._releases:
-            await asyncio.wait(self._releases, timeout=seconds)
         try:
             async with asyncio.timeout(seconds):
                 await pool.close()
@@ -202,7 +199,7 @@ class Database:
         """Connections that are open, of those idle, and how many there may be."""
         if self._pool is None:
             return 0, 0, self._pool_max
-        return self._pool.get_size(), self._pool.get_idle_size(), self._pool_max
+        return self._pool.open, self._pool.idle, self._pool_max
 
     def watch_batches(self, sent: Callable[[str, int], None]) -> None:
         """Tell `sent` the kind and the number of calls of each batch from now on."""
@@ -276,7 +273,9 @@ class Database:
         be made one by one.
         """
         try:
-            return await self._once(_rows(sql, (calls,)), COMMAND_SECONDS)
+            # Giving the connection back takes a moment in which further calls arrive. Without it
+            # statements have a fifth fewer calls each, and fewer moves are made in all.
+            return await self._once(_rows(sql, (calls,)), COMMAND_SECONDS, keep=False)
         except (_NotSentError, _RefusedError) as error:
             raise _unavailable(error) from error
         except _LostError as error:
@@ -333,12 +332,17 @@ class Database:
                 raise OutcomeUnknownError from failure
             await asyncio.sleep(pause)
 
-    async def _once(self, fetch: _Fetch[_T], seconds: float, until: float | None = None) -> _T:
-        """One attempt, with what went wrong sorted by what it means for what was sent."""
+    async def _once(
+        self, fetch: _Fetch[_T], seconds: float, until: float | None = None, *, keep: bool = True
+    ) -> _T:
+        """One attempt, with what went wrong sorted by what it means for what was sent.
+
+        With `keep` its connection may stay at hand for the next call.
+        """
         if until is not None:
             # A first attempt that hangs does not decide how long the settling takes.
             seconds = min(seconds, max(until - time.monotonic(), 0.1))
-        async with self._connection(until) as connection:
+        async with self._connection(until, keep=keep) as connection:
             try:
                 if self._pooled:
                     return await _in_transaction(connection, fetch, seconds)
@@ -351,12 +355,14 @@ class Database:
                 raise _LostError from error
             except asyncpg.InterfaceError as error:
                 # Found closed before anything was sent; anything else is a defect of ours.
-                if _is_closed(connection) and not isinstance(error, asyncpg.DataError):
+                if is_closed(connection) and not isinstance(error, asyncpg.DataError):
                     raise _LostError from error
                 raise
 
     @contextlib.asynccontextmanager
-    async def _connection(self, until: float | None) -> AsyncIterator["_Connection"]:
+    async def _connection(
+        self, until: float | None, *, keep: bool
+    ) -> AsyncIterator["PooledConnection"]:
         pool = self._pool
         if pool is None:
             raise _NotSentError("closed")
@@ -367,13 +373,7 @@ class Database:
             # asyncpg's own time limit would make a task of it.
             async with asyncio.timeout(seconds):
                 connection = await pool.acquire()
-        except (
-            OSError,
-            TimeoutError,
-            asyncpg.PostgresError,
-            asyncpg.InterfaceError,
-            asyncpg.InternalClientError,
-        ) as error:
+        except FAILURES as error:
             _tell_if_forgotten(error)
             raise _NotSentError from error
         try:
@@ -381,35 +381,16 @@ class Database:
         except BaseException as error:
             if isinstance(error, _RefusedError) and _sqlstate(error) == "25006":
                 # The address leads to a standby now: the next connections may reach the primary.
-                await pool.expire_connections()
+                await pool.expire()
             if isinstance(error, Exception) and not isinstance(error, _LostError):
-                await self._release(pool, connection)
+                await pool.release(connection)
             else:
                 # After a time-out asyncpg asks the server to cancel, and releasing waits for
                 # that: the caller does not.
-                self._release_later(pool, connection)
+                pool.release_later(connection)
             raise
         else:
-            await self._release(pool, connection)
-
-    def _release_later(self, pool: "asyncpg.Pool[Record]", connection: "_Connection") -> None:
-        task = asyncio.get_running_loop().create_task(self._release(pool, connection))
-        self._releases.add(task)
-        task.add_done_callback(self._releases.discard)
-
-    async def _release(self, pool: "asyncpg.Pool[Record]", connection: "_Connection") -> None:
-        # A connection that cannot be released is terminated by asyncpg; the answer that was
-        # got on it stands.
-        try:
-            await pool.release(connection, timeout=RELEASE_SECONDS)
-        except (
-            OSError,
-            TimeoutError,
-            asyncpg.PostgresError,
-            asyncpg.InterfaceError,
-            asyncpg.InternalClientError,
-        ) as error:
-            _log.debug("a connection was dropped", cause=type(error).__name__)
+            await pool.release(connection, keep=keep)
 
 
 def _resolve(future: asyncio.Future[None], *_: object) -> None:
@@ -546,7 +527,7 @@ async def loses_statements(dsn: str) -> bool:
             caller.terminate()
 
 
-async def _in_transaction(connection: "_Connection", fetch: _Fetch[_T], seconds: float) -> _T:
+async def _in_transaction(connection: "PooledConnection", fetch: _Fetch[_T], seconds: float) -> _T:
     """What a pooler in transaction mode does on one connection of the server.
 
     asyncpg prepares a statement and then runs it, and between the two the pooler may take another.
@@ -566,7 +547,7 @@ async def _in_transaction(connection: "_Connection", fetch: _Fetch[_T], seconds:
     return answer
 
 
-async def _roll_back(connection: "_Connection", transaction: Transaction) -> None:
+async def _roll_back(connection: "PooledConnection", transaction: Transaction) -> None:
     try:
         await transaction.rollback()
     except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
@@ -576,17 +557,10 @@ async def _roll_back(connection: "_Connection", transaction: Transaction) -> Non
         raise
 
 
-def _terminate(connection: "_Connection") -> None:
+def _terminate(connection: "PooledConnection") -> None:
     # One that has ended is the pool's already.
     with contextlib.suppress(asyncpg.InterfaceError):
         connection.terminate()
-
-
-def _is_closed(connection: "_Connection") -> bool:
-    try:
-        return connection.is_closed()
-    except asyncpg.InterfaceError:
-        return True  # the pool has taken it back, as it does when a connection ends
 
 
 async def set_json_codecs(connection: "_NewConnection") -> None:
