@@ -209,7 +209,7 @@ def on_the_database(bench: Bench, round_: int) -> None:
         # PostgreSQL would skip the privileges that the function's statements are held to.
         url = f"{bench.cluster.admin_url(name)}?options=-c%20role%3Dmana_credits_owner"
         for clients, turn in itertools.product(bench.plan.clients, _turns(bench.plan, round_)):
-            for script in ("bare_debit", "use_credits", "commit"):
+            for script in ("bare_debit", "use_credits", "commit")[:: -1 if turn % 2 else 1]:
                 pace = pgbench(
                     bench.cluster, url, script, clients, bench.plan.sql_seconds, users=USERS
                 )
