@@ -10,6 +10,7 @@ import pytest
 
 from service import pool as pool_module
 from service.db import Database
+from service.errors import UnavailableError
 from service.pool import KEPT_CALLS, Pool
 from tests.api.http_support import until
 from tests.support.databases import Clone, connect
@@ -170,5 +171,23 @@ async def test_a_database_keeps_them_for_calls_and_not_for_batches(database: Clo
         with pytest.raises(asyncpg.PostgresError):
             await db.value("SELECT 1/0")
         assert len(pool._kept) == 0
+    finally:
+        await db.close()
+
+
+async def test_after_a_standby_has_answered_no_connection_of_before_is_used(
+    database: Clone,
+) -> None:
+    db = Database(database.service_url)
+    await db.open()
+    try:
+        read_only = (
+            "SELECT pg_backend_pid(), set_config('default_transaction_read_only', 'on', false)"
+        )
+        before = (await db.row(read_only))[0]
+        with pytest.raises(UnavailableError):
+            await db.move("SELECT * FROM credits.init_balance($1)", "ann")
+        await db.move("SELECT * FROM credits.init_balance($1)", "ann")
+        assert await db.value("SELECT pg_backend_pid()") != before
     finally:
         await db.close()

@@ -85,8 +85,8 @@ def _measure(plan: Plan, parent: Path, out: Path) -> int:
                 phases.over_http(bench, round_, last=round_ == plan.rounds - 1)
                 phases.on_the_database(bench, round_)
                 for due, rounds, turns in plan.charges:
-                    for turn in range(round_ * turns, (round_ + 1) * turns):
-                        if round_ < rounds:
+                    if round_ < rounds:
+                        for turn in range(round_ * turns, (round_ + 1) * turns):
                             phases.charging(bench, due, turn)
                 report.write(out, about, bench.samples, grown(out))
             if plan.meanwhile:
